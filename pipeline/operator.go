@@ -1,0 +1,87 @@
+// Package pipeline is the engine: the contracts that operators, sources, sinks and scorers keep, and the runtime that
+// calls them. It knows no operator, no connector and no model.
+//
+// Ownership of Arrow memory, everywhere: you are lent what you are passed; you own what you build, slice or Retain; Emit
+// takes one reference from you, always, also when it returns an error.
+package pipeline
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/memory"
+)
+
+// Operator turns record batches into record batches. The runtime calls one Operator from one goroutine at a time, so it
+// needs no locks; it starts no goroutines and reads no clock. It may emit only inside Process, Advance and Finish.
+//
+// An error from Process, Advance or Finish is a fault of the program or of the machine, never of a row: a row that can't
+// be used leaves by a counter or a named output. Such an error stops the task.
+type Operator interface {
+	// Bind is called once, before data, with the schema of the rows to come. It finds its columns, checks their types and
+	// returns the schema of its own output Rows. It reports every fault it finds, joined.
+	Bind(in *arrow.Schema) (*arrow.Schema, error)
+	// Process takes a batch, borrowed for the call. An empty batch is allowed.
+	Process(ctx context.Context, in arrow.Record, out Emitter) error
+	// Advance says that no row older than watermark (ns UTC) is expected; it never goes back. Rows that come all the same
+	// are late.
+	Advance(ctx context.Context, watermark int64, out Emitter) error
+	// Finish says that the input has ended: what is complete is emitted, what is not is emitted with the reason. Only
+	// Close follows.
+	Finish(ctx context.Context, out Emitter) error
+	// Close releases state and emits nothing. It is called once, also after an error, also without Bind.
+	Close() error
+}
+
+// Stateless is embedded by operators that keep nothing between batches.
+type Stateless struct{}
+
+// Advance does nothing.
+func (Stateless) Advance(context.Context, int64, Emitter) error { return nil }
+
+// Finish does nothing.
+func (Stateless) Finish(context.Context, Emitter) error { return nil }
+
+// Close does nothing.
+func (Stateless) Close() error { return nil }
+
+// Output names where an operator emits to.
+type Output uint8
+
+// The outputs. Rows go to the next step, and from the last step to the sinks; the others go to the sinks from any step.
+const (
+	Rows   Output = iota // the operator's schema from Bind
+	Events               // schemas.Events
+)
+
+// Emitter takes what an operator gives.
+type Emitter interface {
+	// Emit takes the caller's reference to batch, also when it returns an error. Batches do not change once emitted.
+	Emit(ctx context.Context, output Output, batch arrow.Record) error
+}
+
+// Settings is what the program passes to a component, beside the Config that the user wrote.
+type Settings struct {
+	Pipeline  string // the pipeline's fixed id
+	Step      string // the step's name, for messages and metrics
+	Topic     string // the partition that the task works on
+	Partition int32
+	Dir       string // the pipeline file's folder: relative paths start here
+	Alloc     memory.Allocator
+	Log       *slog.Logger
+	Drops     Drops
+	Scorers   ScorerPool
+}
+
+// Drops counts rows that go no further, by reason. A nil Drops counts nothing.
+type Drops interface {
+	Drop(step, reason string, rows int)
+}
+
+// Drop counts rows of this step that go no further.
+func (s *Settings) Drop(reason string, rows int) {
+	if s.Drops != nil && rows > 0 {
+		s.Drops.Drop(s.Step, reason, rows)
+	}
+}
