@@ -72,3 +72,11 @@ type Components struct {
 	Publishers map[string]Component[NewPublisher]
 	Scorers    map[string]ScorerFactory
 }
+
+// Pair is one entry of a mapping whose order counts.
+type Pair struct{ Key, Value string }
+
+// PairsUnmarshaler is a config value written as a mapping of texts whose order counts. The error is one sentence.
+type PairsUnmarshaler interface {
+	UnmarshalPairs([]Pair) error
+}
