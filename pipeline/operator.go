@@ -24,8 +24,8 @@ type Operator interface {
 	Bind(in *arrow.Schema) (*arrow.Schema, error)
 	// Process takes a batch, borrowed for the call. An empty batch is allowed.
 	Process(ctx context.Context, in arrow.Record, out Emitter) error
-	// Advance says that no row older than watermark (ns UTC) is expected; it never goes back. Rows that come all the same
-	// are late.
+	// Advance says that no row at or before watermark (ns UTC) is expected; it never goes back. Rows that come all the
+	// same are late.
 	Advance(ctx context.Context, watermark int64, out Emitter) error
 	// Finish says that the input has ended: what is complete is emitted, what is not is emitted with the reason. Only
 	// Close follows.

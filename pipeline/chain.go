@@ -1,0 +1,129 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/apache/arrow/go/v15/arrow"
+)
+
+// Step is one operator of a plan.
+type Step struct {
+	Name string
+	New  NewOperator
+}
+
+// StepError is an error that one step of the chain gave.
+type StepError struct {
+	Index int // position in the plan's steps
+	Name  string
+	Err   error
+}
+
+func (e *StepError) Error() string { return fmt.Sprintf("step %q: %v", e.Name, e.Err) }
+func (e *StepError) Unwrap() error { return e.Err }
+
+// chain is the operators of one task, each calling the next in the same goroutine.
+type chain struct {
+	steps    []Step
+	ops      []Operator
+	emitters []stepEmitter
+	schemas  []*arrow.Schema // what each step gives
+}
+
+// chainOutput takes what leaves the chain. It owns the batches it is given.
+type chainOutput interface {
+	rows(ctx context.Context, batch arrow.Record) error
+	events(ctx context.Context, batch arrow.Record) error
+}
+
+// newChain makes and binds the operators for the rows of in. It reports every step that can't be made, then the first
+// that can't be bound, since what follows it has no input to bind to.
+func newChain(steps []Step, settings Settings, in *arrow.Schema, out chainOutput) (*chain, error) {
+	c := &chain{steps: steps}
+	var faults []error
+	for i, s := range steps {
+		settings.Step = s.Name
+		op, err := s.New(settings)
+		if err != nil {
+			faults = append(faults, &StepError{Index: i, Name: s.Name, Err: err})
+			continue
+		}
+		c.ops = append(c.ops, op)
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(append(faults, c.close())...)
+	}
+	for i, op := range c.ops {
+		next, err := op.Bind(in)
+		if err != nil {
+			return nil, errors.Join(&StepError{Index: i, Name: steps[i].Name, Err: err}, c.close())
+		}
+		c.schemas = append(c.schemas, next)
+		c.emitters = append(c.emitters, stepEmitter{chain: c, next: i + 1, out: out})
+		in = next
+	}
+	return c, nil
+}
+
+// stepEmitter passes a step's rows to the step after it, or out of the chain.
+type stepEmitter struct {
+	chain *chain
+	next  int
+	out   chainOutput
+}
+
+func (e stepEmitter) Emit(ctx context.Context, output Output, batch arrow.Record) error {
+	if output == Events {
+		return e.out.events(ctx, batch)
+	}
+	if e.next == len(e.chain.ops) {
+		return e.out.rows(ctx, batch)
+	}
+	defer batch.Release()
+	return e.chain.call(e.next, func(op Operator, out Emitter) error { return op.Process(ctx, batch, out) })
+}
+
+// call calls one step and says whose error it was. An error that passed through a later step names that step already.
+func (c *chain) call(i int, f func(Operator, Emitter) error) error {
+	err := f(c.ops[i], c.emitters[i])
+	var named *StepError
+	if err == nil || errors.As(err, &named) {
+		return err
+	}
+	return &StepError{Index: i, Name: c.steps[i].Name, Err: err}
+}
+
+func (c *chain) process(ctx context.Context, batch arrow.Record) error {
+	return c.call(0, func(op Operator, out Emitter) error { return op.Process(ctx, batch, out) })
+}
+
+// advance tells the steps in order, so that what an earlier one emits is in the later one before its own turn.
+func (c *chain) advance(ctx context.Context, watermark int64) error {
+	for i := range c.ops {
+		if err := c.call(i, func(op Operator, out Emitter) error { return op.Advance(ctx, watermark, out) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *chain) finish(ctx context.Context) error {
+	for i := range c.ops {
+		if err := c.call(i, func(op Operator, out Emitter) error { return op.Finish(ctx, out) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *chain) close() error {
+	var faults []error
+	for i, op := range c.ops {
+		if err := op.Close(); err != nil {
+			faults = append(faults, &StepError{Index: i, Name: c.steps[i].Name, Err: err})
+		}
+	}
+	return errors.Join(faults...)
+}

@@ -1,0 +1,67 @@
+package pipeline
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// scorerPool opens each model once and closes all at the end.
+type scorerPool struct {
+	factories map[string]ScorerFactory
+
+	mu   sync.Mutex
+	open map[string]Scorer
+}
+
+func newScorerPool(factories map[string]ScorerFactory) *scorerPool {
+	return &scorerPool{factories: factories, open: map[string]Scorer{}}
+}
+
+// Scorer implements ScorerPool. Opening holds the lock: a second task that wants the same model waits and shares it.
+func (p *scorerPool) Scorer(ctx context.Context, spec ScorerSpec) (Scorer, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := fmt.Sprintf("%s/%x", spec.Backend, sha256.Sum256(spec.Model))
+	if s, ok := p.open[key]; ok {
+		return s, nil
+	}
+	factory, ok := p.factories[spec.Backend]
+	if !ok {
+		known := strings.Join(slices.Sorted(maps.Keys(p.factories)), ", ")
+		return nil, fmt.Errorf("%w: backend: want one of %s, got %q", ErrConfig, known, spec.Backend)
+	}
+	s, err := factory(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	p.open[key] = s
+	return s, nil
+}
+
+// infos lists what runs.
+func (p *scorerPool) infos() []ScorerInfo {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := make([]ScorerInfo, 0, len(p.open))
+	for _, key := range slices.Sorted(maps.Keys(p.open)) {
+		list = append(list, p.open[key].Info())
+	}
+	return list
+}
+
+func (p *scorerPool) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var faults []error
+	for _, s := range p.open {
+		faults = append(faults, s.Close())
+	}
+	clear(p.open)
+	return errors.Join(faults...)
+}
