@@ -15,12 +15,13 @@ import (
 type scorerPool struct {
 	factories map[string]ScorerFactory
 
-	mu   sync.Mutex
-	open map[string]Scorer
+	mu    sync.Mutex
+	open  map[string]Scorer
+	known map[string]ScorerInfo // of all that were ever opened
 }
 
 func newScorerPool(factories map[string]ScorerFactory) *scorerPool {
-	return &scorerPool{factories: factories, open: map[string]Scorer{}}
+	return &scorerPool{factories: factories, open: map[string]Scorer{}, known: map[string]ScorerInfo{}}
 }
 
 // Scorer implements ScorerPool. Opening holds the lock: a second task that wants the same model waits and shares it.
@@ -41,16 +42,17 @@ func (p *scorerPool) Scorer(ctx context.Context, spec ScorerSpec) (Scorer, error
 		return nil, err
 	}
 	p.open[key] = s
+	p.known[key] = s.Info()
 	return s, nil
 }
 
-// infos lists what runs.
+// infos lists what runs or ran.
 func (p *scorerPool) infos() []ScorerInfo {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	list := make([]ScorerInfo, 0, len(p.open))
-	for _, key := range slices.Sorted(maps.Keys(p.open)) {
-		list = append(list, p.open[key].Info())
+	var list []ScorerInfo
+	for _, key := range slices.Sorted(maps.Keys(p.known)) {
+		list = append(list, p.known[key])
 	}
 	return list
 }

@@ -1,0 +1,155 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/memory"
+	"github.com/tailrace/tailrace/schemas"
+)
+
+var telemetrySchema = schemas.Telemetry()
+
+// Plan is a pipeline file as the engine takes it: everything is validated, nothing is opened.
+type Plan struct {
+	ID         string // fixed for life: event ids and insert tokens are made from it
+	Dir        string // the file's folder
+	Source     NewSource
+	Decoder    NewDecoder
+	Steps      []Step
+	Sink       NewSink
+	Publisher  NewPublisher
+	Scorers    map[string]ScorerFactory
+	Watermark  WatermarkConfig
+	Checkpoint CheckpointConfig
+	Limits     LimitsConfig
+}
+
+// Env is what the program lends the engine.
+type Env struct {
+	Log   *slog.Logger
+	Alloc memory.Allocator
+}
+
+// Engine runs one pipeline.
+type Engine struct {
+	plan      Plan
+	env       Env
+	scorers   *scorerPool
+	sink      Sink
+	publisher Publisher
+	metrics   *Metrics
+	status    *statusBoard
+}
+
+// New returns an engine that has opened nothing yet.
+func New(plan Plan, env Env) *Engine {
+	return &Engine{plan: plan, env: env, scorers: newScorerPool(plan.Scorers), metrics: newMetrics(), status: newStatusBoard()}
+}
+
+func (e *Engine) settings() Settings {
+	return Settings{
+		Pipeline: e.plan.ID, Dir: e.plan.Dir, Alloc: e.env.Alloc, Log: e.env.Log, Drops: e.metrics, Scorers: e.scorers,
+	}
+}
+
+// nothing takes what a chain that is only checked would give.
+type nothing struct{}
+
+func (nothing) rows(_ context.Context, b arrow.Record) error   { b.Release(); return nil }
+func (nothing) events(_ context.Context, b arrow.Record) error { b.Release(); return nil }
+
+// Check builds and binds the steps without a source or sink, and returns the schema that each step gives. Its errors are
+// StepErrors, joined. Models are loaded and verified. An engine that was checked may still Run.
+func (e *Engine) Check() ([]*arrow.Schema, error) {
+	given, err := e.bind()
+	return given, errors.Join(err, e.scorers.close())
+}
+
+func (e *Engine) bind() ([]*arrow.Schema, error) {
+	c, err := newChain(e.plan.Steps, e.settings(), telemetrySchema, nothing{})
+	if err != nil {
+		return nil, err
+	}
+	return c.schemas, c.close()
+}
+
+// Scorers says what runs, or ran, the models.
+func (e *Engine) Scorers() []ScorerInfo { return e.scorers.infos() }
+
+// Metrics are the engine's counters.
+func (e *Engine) Metrics() *Metrics { return e.metrics }
+
+// Run opens the sinks, joins the group and processes until ctx ends or, with a bounded source, the bound is reached. It
+// returns nil when all that was read is stored and committed. What no retry mends wraps ErrConfig.
+func (e *Engine) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, e.scorers.close()) }()
+	if _, err := e.bind(); err != nil {
+		return fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	settings := e.settings()
+	settings.Step = "sink"
+	if e.sink, err = e.plan.Sink(settings); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, e.sink.Close()) }()
+	settings.Step = "publisher"
+	if e.publisher, err = e.plan.Publisher(settings); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, e.publisher.Close()) }()
+	settings.Step = "source"
+	source, err := e.plan.Source(settings, e.plan.Decoder)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, source.Close()) }()
+
+	e.status.stage(stageSink)
+	if err := e.sink.Open(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	e.status.stage(stagePublisher)
+	if err := e.publisher.Open(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	return e.generations(ctx, source)
+}
+
+// generations works under one assignment of partitions after the other.
+func (e *Engine) generations(ctx context.Context, source Source) error {
+	for {
+		e.status.stage(stageJoining)
+		group, err := source.Next(ctx)
+		if err != nil {
+			return ended(ctx, err)
+		}
+		e.status.stage(stageRunning)
+		finished, err := e.run(ctx, group)
+		err = errors.Join(ignoreCommit(err, e.env.Log), group.Close())
+		if finished || err != nil || ctx.Err() != nil {
+			e.status.stage(stageStopping)
+			return err
+		}
+	}
+}
+
+// ended turns the error of something that ctx ended into nil: being told to stop is no fault.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// ignoreCommit logs a commit that failed and lets the member rejoin: the rows are stored and will be read again.
+func ignoreCommit(err error, log *slog.Logger) error {
+	if errors.Is(err, errNotCommitted) {
+		log.Warn("rejoining: rows since the last commit will be read and stored again", "error", err)
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,159 @@
+package pipeline
+
+import (
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/apache/arrow/go/v15/arrow/array"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/tailrace/tailrace/schemas"
+)
+
+// Metrics are the engine's counters, in a Prometheus registry of their own.
+type Metrics struct {
+	Registry *prometheus.Registry
+
+	messages    *prometheus.CounterVec
+	bytes       *prometheus.CounterVec
+	lag         *prometheus.GaugeVec
+	eventTime   *prometheus.GaugeVec
+	lateRows    prometheus.Counter
+	drops       *prometheus.CounterVec
+	deadLetters *prometheus.CounterVec
+	eventCount  prometheus.Counter
+	storedRows  *prometheus.CounterVec
+	checkpoints prometheus.Histogram
+	appendToIns prometheus.Histogram
+
+	budget atomic.Pointer[budget]
+
+	mu      sync.Mutex
+	latency *hdrhistogram.Histogram
+	rows    map[Table]int64
+}
+
+// latencyMax is the largest append-to-insert latency that is told apart, in microseconds: an hour, which only a backlog
+// reaches.
+const latencyMax = int64(time.Hour / time.Microsecond)
+
+func newMetrics() *Metrics {
+	m := &Metrics{
+		Registry: prometheus.NewRegistry(),
+		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tailrace_messages_total", Help: "Kafka messages read."}, []string{"partition"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tailrace_read_bytes_total", Help: "Bytes of rows and dead letters read, as held in memory."}, []string{"partition"}),
+		lag: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "tailrace_lag_messages", Help: "Messages between the last one read and the partition's end."}, []string{"partition"}),
+		eventTime: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "tailrace_watermark_timestamp_seconds", Help: "Event time up to which a partition's windows are closed."}, []string{"partition"}),
+		lateRows: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tailrace_late_rows_total", Help: "Rows at or behind the watermark. They are stored with the flag late."}),
+		drops: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tailrace_dropped_rows_total", Help: "Rows that a step takes no further. They are stored in telemetry all the same."}, []string{"step", "reason"}),
+		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tailrace_dead_letters_total", Help: "Messages refused and sent to the dead-letter topic."}, []string{"reason"}),
+		eventCount: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tailrace_events_total", Help: "Event messages: openings and closings."}),
+		storedRows: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tailrace_stored_rows_total", Help: "Rows that the sink acknowledged."}, []string{"table"}),
+		checkpoints: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "tailrace_checkpoint_seconds", Help: "Time from a barrier to the commit of its offsets.",
+			Buckets: prometheus.ExponentialBuckets(0.005, 2, 14)}),
+		appendToIns: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "tailrace_append_to_insert_seconds", Help: "Time from an append in Kafka to the acknowledged insert, once for each append time of a batch.",
+			Buckets: prometheus.ExponentialBuckets(0.005, 2, 16)}),
+		latency: hdrhistogram.New(1, latencyMax, 3),
+		rows:    map[Table]int64{},
+	}
+	held := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tailrace_held_bytes", Help: "Bytes read and not yet stored, bounded by limits.memory."},
+		func() float64 { return m.ofBudget(func(b *budget) int64 { return b.inUse.Load() }) })
+	waits := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tailrace_memory_limit_waits", Help: "Reads of this group generation that waited because limits.memory was reached."},
+		func() float64 { return m.ofBudget(func(b *budget) int64 { return b.waited.Load() }) })
+	m.Registry.MustRegister(held, waits, m.messages, m.bytes, m.lag, m.eventTime, m.lateRows, m.drops, m.deadLetters, m.eventCount,
+		m.storedRows, m.checkpoints, m.appendToIns, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *Metrics) watchBudget(b *budget) { m.budget.Store(b) }
+
+func (m *Metrics) ofBudget(get func(*budget) int64) float64 {
+	if b := m.budget.Load(); b != nil {
+		return float64(get(b))
+	}
+	return 0
+}
+
+func (m *Metrics) read(partition int32, d Delivery, watermark int64) {
+	label := strconv.Itoa(int(partition))
+	m.messages.WithLabelValues(label).Add(float64(d.Messages))
+	m.bytes.WithLabelValues(label).Add(float64(d.Bytes))
+	m.lag.WithLabelValues(label).Set(float64(d.Lag))
+	m.eventTime.WithLabelValues(label).Set(float64(watermark) / 1e9)
+}
+
+func (m *Metrics) late(rows int) { m.lateRows.Add(float64(rows)) }
+
+// Drop implements Drops.
+func (m *Metrics) Drop(step, reason string, rows int) {
+	m.drops.WithLabelValues(step, reason).Add(float64(rows))
+}
+
+func (m *Metrics) dead(letters []DeadLetter) {
+	for i := range letters {
+		m.deadLetters.WithLabelValues(letters[i].Reject.Code).Inc()
+	}
+}
+
+func (m *Metrics) events(n int64) { m.eventCount.Add(float64(n)) }
+
+func (m *Metrics) checkpoint(took time.Duration) { m.checkpoints.Observe(took.Seconds()) }
+
+// stored counts the rows of a checkpoint that the sink acknowledged at now, and how long each had been on its way.
+func (m *Metrics) stored(cp *Checkpoint, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for table := range cp.Parts {
+		n := cp.Rows(table)
+		m.storedRows.WithLabelValues(string(table)).Add(float64(n))
+		m.rows[table] += n
+	}
+	for _, part := range cp.Parts[Telemetry] {
+		for _, batch := range part.Batches {
+			arrivals := batch.Column(schemas.ColTSIngest).(*array.Timestamp).TimestampValues()
+			for i := 0; i < len(arrivals); {
+				run := i + 1
+				for run < len(arrivals) && arrivals[run] == arrivals[i] {
+					run++
+				}
+				took := max(0, now.Sub(time.Unix(0, int64(arrivals[i]))))
+				us := min(latencyMax, max(1, took.Microseconds()))
+				_ = m.latency.RecordValues(us, int64(run-i)) // the value is in range by the line above
+				m.appendToIns.Observe(took.Seconds())
+				i = run
+			}
+		}
+	}
+}
+
+// Stored gives the rows that the sink has acknowledged so far.
+func (m *Metrics) Stored(t Table) int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rows[t]
+}
+
+// AppendToInsert gives a quantile (0 to 1) of the time from a message's append in Kafka to the acknowledged insert of
+// its rows, over all rows so far; 0 before the first.
+func (m *Metrics) AppendToInsert(quantile float64) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Duration(m.latency.ValueAtQuantile(quantile*100)) * time.Microsecond
+}
