@@ -49,20 +49,17 @@ func (e *Engine) run(ctx context.Context, group Generation) (finished bool, err 
 	defer cancelStop(nil)
 	hard, cancelHard := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelHard()
-	var drain *time.Timer
-	unlink := context.AfterFunc(stop, func() { drain = time.AfterFunc(e.plan.Limits.Drain, cancelHard) })
-	defer func() {
-		if !unlink() && drain != nil {
-			drain.Stop()
-		}
-	}()
-
 	var wait sync.WaitGroup
 	wait.Go(func() {
 		select {
 		case <-group.Revoked():
 			cancelStop(nil)
 		case <-stop.Done():
+		}
+		select {
+		case <-time.After(e.plan.Limits.Drain):
+			cancelHard()
+		case <-hard.Done():
 		}
 	})
 	failures := make(chan error, len(g.tasks))
@@ -78,12 +75,9 @@ func (e *Engine) run(ctx context.Context, group Generation) (finished bool, err 
 		})
 	}
 	err = g.barriers(stop, hard)
-	if err != nil {
-		cancelStop(err)
-		cancelHard()
-	}
 	finished = err == nil && stop.Err() == nil
-	cancelStop(nil)
+	cancelStop(err)
+	cancelHard() // every task has answered its last barrier, or what it holds can't be stored
 	wait.Wait()
 	close(failures)
 	for failure := range failures {

@@ -62,6 +62,7 @@ type reading struct {
 // run processes until stop ends or the bound is reached, answering barriers all the while; then it answers one last
 // barrier, the final one, and returns. When hard ends, it gives up.
 func (t *task) run(stop, hard context.Context) error {
+	t.pending = t.newHarvest(t.part.Start())
 	reads := make(chan reading)
 	readCtx, cancel := context.WithCancel(stop)
 	readerDone := make(chan struct{})
@@ -82,7 +83,6 @@ func (t *task) run(stop, hard context.Context) error {
 		}
 		t.discardPending()
 	}()
-	t.pending = t.newHarvest(t.part.Start())
 
 	for {
 		select {
