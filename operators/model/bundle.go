@@ -129,7 +129,7 @@ func (l Limits) load(fsys fs.FS) (*Bundle, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	return b, nil
+	return b, b.checkGraph()
 }
 
 // onlyPlainFiles refuses links, folders and devices before anything is opened: a link can lead out, a pipe can block.
@@ -211,7 +211,7 @@ func parseSums(text []byte) (map[string]string, error) {
 	}
 	for i, line := range strings.Split(body, "\n") {
 		hash, name, ok := strings.Cut(line, "  ")
-		if !ok || len(hash) != 64 || strings.Trim(hash, "0123456789abcdef") != "" || !plainName(name) {
+		if !ok || len(hash) != 64 || strings.Trim(hash, "0123456789abcdef") != "" || !PlainName(name) {
 			return nil, fmt.Errorf("line %d: want a SHA-256, two spaces and a name, got %q", i+1, line)
 		}
 		if _, twice := sums[name]; twice {
@@ -243,7 +243,7 @@ func Encode(b *Bundle) (map[string][]byte, error) {
 		fmt.Fprintf(&sums, "%s  %s\n", sum(files[name]), name)
 	}
 	files[SumsFile] = sums.Bytes()
-	return files, nil
+	return files, b.checkGraph()
 }
 
 // Write writes the bundle as the folder dir, whole or not at all. A version never changes: if dir exists with the same

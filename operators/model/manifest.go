@@ -107,13 +107,13 @@ func parseManifest(text []byte) (Manifest, error) {
 func (m *Manifest) check() error {
 	var faults []string
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
-	if !plainName(m.Name) {
+	if !PlainName(m.Name) {
 		fault("name: want letters, digits, '.', '-' and '_', got %q", m.Name)
 	}
-	if !plainName(m.Version) {
+	if !PlainName(m.Version) {
 		fault("version: want letters, digits, '.', '-' and '_', got %q", m.Version)
 	}
-	if !plainName(m.File.Path) {
+	if !PlainName(m.File.Path) {
 		fault("file.path: want the name of a file in the bundle, got %q", m.File.Path)
 	}
 	if len(m.Channels) == 0 {
@@ -163,7 +163,7 @@ func (m *Manifest) check() error {
 		fault("files: want %s", GoldenFile)
 	}
 	for name := range m.Files {
-		if !plainName(name) {
+		if !PlainName(name) {
 			fault("files: want names of files in the bundle, got %q", name)
 		}
 	}
@@ -179,8 +179,8 @@ func Quantile(q float64) string { return strconv.FormatFloat(q, 'f', -1, 64) }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
-// plainName tells whether s can be a file's or folder's name anywhere, so that no path leaves the bundle.
-func plainName(s string) bool {
+// PlainName tells whether s can be a file's or folder's name anywhere, so that no path leaves the bundle.
+func PlainName(s string) bool {
 	if s == "" || len(s) > 128 || s[0] == '.' {
 		return false
 	}
