@@ -89,6 +89,7 @@ type Engine struct {
 	lib     *library
 	version string
 	known   map[string]bool // names in system.settings
+	denied  map[string]bool // functions that a reader may not call, in lower case
 
 	readers, writers *semaphore.Weighted
 	tag              string // of this engine's statements, before their number
@@ -151,15 +152,26 @@ func (e *Engine) learn() error {
 	if e.version, err = ask("SELECT version()"); err != nil {
 		return err
 	}
-	names, err := ask("SELECT name FROM system.settings")
-	if err != nil {
-		return err
+	set := func(into *map[string]bool, sql string) {
+		if err != nil {
+			return
+		}
+		var names string
+		names, err = ask(sql)
+		*into = map[string]bool{}
+		for name := range strings.SplitSeq(names, "\n") {
+			(*into)[name] = true
+		}
 	}
-	e.known = map[string]bool{}
-	for name := range strings.SplitSeq(names, "\n") {
-		e.known[name] = true
+	set(&e.known, "SELECT name FROM system.settings")
+	set(&e.denied, "SELECT lower(name) FROM system.table_functions")
+	for _, name := range readerTableFunctions() {
+		delete(e.denied, name)
 	}
-	return nil
+	for _, name := range hostFunctions() {
+		e.denied[name] = true
+	}
+	return err
 }
 
 // Version returns ClickHouse's version, as SELECT version() does.
@@ -234,25 +246,13 @@ type poolKey struct {
 	database string
 }
 
-// connect opens a connection with settings of its own.
+// connect opens a connection, gives it its settings and makes the key's database current.
 func (e *Engine) connect(key poolKey, settings map[string]string) (*conn, error) {
 	args := []string{
 		"clickhouse", "--path=" + e.o.Dir,
 		"--max_server_memory_usage=" + strconv.FormatInt(e.o.MaxServerMemory, 10),
 		// The engine's default merges inserts of several callers and deduplicates them by other rules.
 		"--async_insert=0",
-	}
-	if key.database != "" {
-		args = append(args, "--database="+key.database)
-	}
-	if key.readOnly {
-		settings = e.readerLimits(settings)
-	}
-	for k, v := range settings {
-		args = append(args, "--"+k+"="+v)
-	}
-	if key.readOnly {
-		args = append(args, "--readonly=1") // last: it forbids to set any other
 	}
 	var pin runtime.Pinner
 	defer pin.Unpin()
@@ -267,7 +267,35 @@ func (e *Engine) connect(key poolKey, settings map[string]string) (*conn, error)
 	if h == nil {
 		return nil, errors.New("libchdb made no connection (its reason is on standard error)")
 	}
-	return &conn{handle: h, key: key}, nil
+	c := &conn{handle: h, key: key}
+	if err := e.prepare(c, settings); err != nil {
+		e.lib.closeConn(h)
+		return nil, err
+	}
+	return c, nil
+}
+
+// prepare runs USE and SET. They could be arguments of the connection too, but there a wrong value has no message
+// and an unknown database is ignored.
+func (e *Engine) prepare(c *conn, settings map[string]string) error {
+	if c.key.database != "" {
+		if err := e.run(c, "USE "+quoteName(c.key.database)); err != nil {
+			return err
+		}
+	}
+	if c.key.readOnly {
+		settings = e.readerLimits(settings)
+	}
+	return e.run(c, setStatement(settings))
+}
+
+// run runs a statement of our own on a connection; "" is none.
+func (e *Engine) run(c *conn, sql string) error {
+	if sql == "" {
+		return nil
+	}
+	_, _, err := e.collect(start(e.lib.query, c.conn(), sql, "Null", nil))
+	return err
 }
 
 // acquire takes a connection for a statement, waiting for its turn.

@@ -26,6 +26,13 @@ func TestProbe(t *testing.T) {
 		fmt.Printf("%q ro=%v -> %q %+v %v\n", r.SQL, r.ReadOnly, b, st, err)
 	}
 	fmt.Println(e.Version())
+	for _, x := range []string{"insert into d.t", "insert into d.t (a,b)", "insert into d.t (a) settings x=1", "insert into d.t format CSV", "insert into d.t values (1)", "create temporary table x (a UInt8)", "select 1 format Native", "create table t (a UInt8) engine=Memory"} {
+		fmt.Println(x)
+		fmt.Println(e.Classify(ctx, x))
+	}
+	for _, x := range []string{"select file('/etc/passwd')", "describe file('/etc/passwd','LineAsString')", "describe url('http://127.0.0.1:1/x.csv')", "select * from default.`/etc/passwd`", "describe `/etc/passwd`", "exists table `/etc/passwd`", "show tables from default", "select * from remote('127.0.0.1:1', system.one)", "select * from s3('http://127.0.0.1:1/x/y.csv')", "select * from executable('x','CSV','a String','select 1')", "select * from mysql('127.0.0.1:1','a','b','c','d')", "select * from input('a String')", "select catboostEvaluate('/etc/passwd', 1)", "select * from merge('system','one')", "select * from numbers(1)", "select * from clusterAllReplicas('default', system.one)", "select * from cluster('default', view(select * from file('/etc/passwd','LineAsString')))", "select * from view(select * from file('/etc/passwd','LineAsString'))", "explain select * from file('/etc/passwd','LineAsString')", "select * from system.settings settings readonly=0 limit 1", "select 1 settings readonly=0", "select * from fileCluster('default','/etc/passwd','LineAsString')", "select * from sqlite('/tmp/x','y')", "select * from Python(x)", "select * from ArrowStream('x')", "show create table system.one", "check table system.one", "select dictGet('a','b',1)", "explain ast insert into d.t values (1)", "explain syntax create table t (a UInt8) engine=Memory", "select getServerSetting('max_server_memory_usage')", "select * from system.disks", "select addressToLine(1)", "select * from system.stack_trace", "select sleep(0.01)", "kill query where 1", "select * from generateRandom('a UInt8') limit 1", "select * from loop(file('/etc/passwd','LineAsString')) limit 1", "select * from mergeTreeIndex(d,t)", "select 1 as a into stdout", "with x as (select * from file('/etc/passwd','LineAsString')) select * from x", "select (select * from file('/etc/passwd','LineAsString') limit 1)", "select * from system.one where dummy in file('/etc/passwd','LineAsString')", "describe (select * from file('/etc/passwd'))", "describe (select * from file('/etc/passwd','CSV'))", "show columns from file('x')"} {
+		q(Request{SQL: x, ReadOnly: true})
+	}
 	q(Request{SQL: "select 1"})
 	q(Request{SQL: "select 1;"})
 	q(Request{SQL: "select 1 -- x"})

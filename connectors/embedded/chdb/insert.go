@@ -90,6 +90,15 @@ func (l *lexer) next() string {
 	return ""
 }
 
+// peek is the byte behind the last token and the white space after it, or 0.
+func (l *lexer) peek() byte {
+	rest := strings.TrimLeft(l.s[l.end:], " \t\r\n")
+	if rest == "" {
+		return 0
+	}
+	return rest[0]
+}
+
 // after is the position behind the next mark, looked for from skip bytes on, or the end of the text.
 func (l *lexer) after(mark string, skip int) int {
 	i := strings.Index(l.s[l.start+skip:], mark)

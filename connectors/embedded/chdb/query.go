@@ -4,14 +4,20 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync"
 	"time"
 	"unsafe"
 )
 
 // Query runs the statement and returns its whole result. If ctx ends first the statement is killed and ctx's error
-// returned; an error of ClickHouse's is an *[Exception].
+// returned; an error of ClickHouse's is an *[Exception]. An INSERT with its data in the text is taken apart and goes
+// the way of Insert.
 func (e *Engine) Query(ctx context.Context, r Request) ([]byte, Stats, error) {
+	if ins, ok := ParseInsert(r.SQL); ok && ins.Format != "" {
+		stats, err := e.Insert(ctx, r, strings.NewReader(ins.Data))
+		return nil, stats, err
+	}
 	s, err := e.begin(ctx, r)
 	if err != nil {
 		return nil, Stats{}, err
@@ -195,10 +201,9 @@ func (e *Engine) watch(ctx context.Context, tag string) (stop func()) {
 		defer tick.Stop()
 		for {
 			// SYNC would hang for ever. The text ends with the tag, this one's does not.
-			sql := "KILL QUERY WHERE endsWith(query, '" + tag + "') ASYNC"
 			e.kill.Lock()
 			// A kill that fails is repeated, and the statement's own limits stand behind it.
-			_, _, _ = e.collect(start(e.lib.query, e.killer.conn(), sql, "Null", nil))
+			_ = e.run(e.killer, "KILL QUERY WHERE endsWith(query, '"+tag+"') ASYNC")
 			e.kill.Unlock()
 			select {
 			case <-done:

@@ -24,7 +24,7 @@ type Request struct {
 	// ReadOnly allows statements that leave no trace (SELECT, SHOW, DESCRIBE, EXPLAIN, EXISTS, CHECK), runs them
 	// with readonly=1, which refuses file(), url() and their like, and bounds them by the engine's reader limits.
 	ReadOnly bool
-	// Session, if not nil, runs the statement on the session's own connection.
+	// Session, if not nil, runs the statement on the session's own connection, with its database, as a writer.
 	Session *Session
 }
 

@@ -2,7 +2,9 @@ package chdb
 
 import (
 	"context"
+	"errors"
 	"strconv"
+	"strings"
 	"unsafe"
 )
 
@@ -24,7 +26,8 @@ type statement struct {
 	ctx    context.Context // the caller's, for the life of the call or of its Rows
 	conn   *conn
 	own    *Session // whose connection it is, or nil
-	sql    string
+	sql    string   // with the tag
+	tag    string
 	format string
 	keep   bool
 	stop   func()
@@ -55,28 +58,39 @@ func (e *Engine) begin(ctx context.Context, r Request) (*statement, error) {
 	} else if s.conn, err = e.acquire(ctx, poolKey{r.ReadOnly, r.Database}, settings); err != nil {
 		return nil, err
 	}
-	readOnly := s.conn.key.readOnly
-	class, n := e.classify(s.conn, r.SQL)
-	switch {
-	case n > 1:
-		err = exception(codeSyntax, "SYNTAX_ERROR", "Multi-statements are not allowed")
-	case readOnly && class != ClassRead && class != ClassUnknown:
-		err = exception(codeReadOnly, "READONLY", "Cannot execute query in readonly mode: this user may only read")
-	case readOnly && class == ClassUnknown:
-		// What does not parse is run to get the parser's own words, but only where it can do nothing.
-		err = e.syntaxError(s.conn, r.SQL)
-	}
+	class, err := e.check(s.conn, r.SQL)
 	// Only statements that leave no trace in the session may share connections.
-	s.keep = len(settings) == 0 && (class == ClassRead || class == ClassMutating && isInsert(r.SQL))
+	s.keep = len(settings) == 0 && (err != nil || class == ClassRead || isInsert(r.SQL))
 	if err != nil {
-		s.keep = len(settings) == 0
 		s.stop = func() {}
 		return nil, s.end(err)
 	}
-	tag := e.tag + strconv.FormatUint(e.seq.Add(1), 10) + "*/"
-	s.sql = r.SQL + "\n" + tag
-	s.stop = e.watch(ctx, tag)
+	s.tag = e.tag + strconv.FormatUint(e.seq.Add(1), 10) + "*/"
+	s.sql = r.SQL + "\n" + s.tag
+	s.stop = e.watch(ctx, s.tag)
 	return s, nil
+}
+
+// check says what the statement is, or why it must not run on this connection.
+func (e *Engine) check(c *conn, sql string) (Class, error) {
+	class, n := e.classify(c, sql)
+	if n > 1 {
+		return class, exception(codeSyntax, "SYNTAX_ERROR", "Multi-statements are not allowed")
+	}
+	insert := isInsert(sql)
+	if c.key.readOnly && (insert || class != ClassRead && class != ClassUnknown) {
+		return class, exception(codeReadOnly, "READONLY", "Cannot execute query in readonly mode: this user may only read")
+	}
+	// An INSERT without its data does not parse, and Insert runs it as a single statement anyway. Any other text that
+	// does not parse could begin with statements that do, and libchdb would run those.
+	if insert || class != ClassUnknown && !c.key.readOnly {
+		return class, nil
+	}
+	canonical, err := e.canonical(c, sql)
+	if err == nil && c.key.readOnly {
+		err = guard(canonical, e.denied)
+	}
+	return class, err
 }
 
 // end gives the connection back and returns the error that the caller sees.
@@ -91,10 +105,15 @@ func (s *statement) end(err error) error {
 	return err
 }
 
-// cause replaces the exception of a killed statement by the reason of the kill.
+// cause replaces the exception of a killed statement by the reason of the kill, and takes our tag out of texts that
+// quote the statement.
 func (s *statement) cause(err error) error {
 	if err != nil && s.ctx.Err() != nil {
 		return s.ctx.Err()
+	}
+	var ex *Exception
+	if errors.As(err, &ex) && s.tag != "" {
+		ex.Message = strings.ReplaceAll(strings.ReplaceAll(ex.Message, "\n"+s.tag, ""), s.tag, "")
 	}
 	return err
 }
@@ -117,14 +136,4 @@ func (e *Engine) classify(c *conn, sql string) (Class, int) {
 		return ClassUnknown, 0
 	}
 	return Class(out.class), int(out.count)
-}
-
-// syntaxError has the parser explain what is wrong with sql, without running it.
-func (e *Engine) syntaxError(c *conn, sql string) error {
-	_, _, err := e.collect(start(e.lib.query, c.conn(), "SELECT formatQuery({q:String})", "Null",
-		map[string]string{"q": escapeTSV(sql)}))
-	if err == nil {
-		err = exception(codeReadOnly, "READONLY", "Cannot execute query in readonly mode: this user may only read")
-	}
-	return err
 }
