@@ -91,7 +91,7 @@ func (e *Engine) run(ctx context.Context, group Generation) (finished bool, err 
 func (g *generation) newTask(p Partition) (*task, error) {
 	e := g.engine
 	t := &task{
-		part: p, clock: newWatermark(e.plan.Watermark), alloc: e.env.Alloc, publish: e.publisher, budget: g.budget,
+		part: p, alloc: e.env.Alloc, publish: e.publisher, budget: g.budget,
 		metrics: e.metrics, status: e.status, urge: g.urge, barriers: make(chan chan<- harvest),
 		waiting: func(rows int64) {
 			if g.waiting.Add(rows) >= e.plan.Checkpoint.Rows {
@@ -101,14 +101,14 @@ func (g *generation) newTask(p Partition) (*task, error) {
 	}
 	settings := e.settings()
 	settings.Topic, settings.Partition = p.Topic(), p.ID()
-	var err error
-	t.chain, err = newChain(e.plan.Steps, settings, telemetrySchema, t)
+	c, err := newChain(e.plan.Steps, settings, telemetrySchema, t)
+	t.flow = flow{chain: c, clock: newWatermark(e.plan.Watermark)}
 	return t, err
 }
 
 func (g *generation) closeTasks() {
 	for _, t := range g.tasks {
-		if err := t.chain.close(); err != nil {
+		if err := t.flow.chain.close(); err != nil {
 			g.engine.env.Log.Error("closing a task", "partition", t.part.ID(), "error", err)
 		}
 		if err := t.part.Close(); err != nil {

@@ -16,8 +16,7 @@ import (
 // task is one partition's run of the chain: one goroutine that processes, and one that reads ahead for it.
 type task struct {
 	part    Partition
-	chain   *chain
-	clock   watermark
+	flow    flow
 	alloc   memory.Allocator
 	publish Publisher
 	budget  *budget
@@ -92,7 +91,7 @@ func (t *task) run(stop, hard context.Context) error {
 			t.hand(reply)
 		case r := <-reads:
 			if errors.Is(r.err, io.EOF) {
-				if err := t.chain.finish(hard); err != nil {
+				if err := t.flow.chain.finish(hard); err != nil {
 					return err
 				}
 				t.pending.finished = true
@@ -191,39 +190,14 @@ func (t *task) take(ctx context.Context, r reading) error {
 	}
 	t.pending.moved = t.pending.moved || r.Next != t.pending.next
 	t.pending.next = r.Next
-	t.metrics.read(t.part.ID(), r.Delivery, t.clock.value)
+	t.metrics.read(t.part.ID(), r.Delivery, t.flow.clock.value)
 	return nil
 }
 
-// process runs a batch through the chain, cut where the watermark moves, and keeps it for the table telemetry.
+// process runs a batch through the chain and keeps it for the table telemetry.
 func (t *task) process(ctx context.Context, batch arrow.Record) error {
-	ts := batch.Column(schemas.ColTS).(*array.Timestamp).TimestampValues()
-	flags := batch.Column(schemas.ColFlags).(*array.Uint32).Uint32Values()
-	var late []int
-	start := 0
-	for i := range ts {
-		if flags[i]&uint32(schemas.FlagClockSuspect) != 0 {
-			continue // a clock that is wrong is stored, and moves nothing
-		}
-		at := int64(ts[i])
-		if at <= t.clock.value {
-			late = append(late, i)
-			continue
-		}
-		after := t.clock.after(at)
-		if after == t.clock.value {
-			continue
-		}
-		if err := t.processSlice(ctx, batch, start, i+1); err != nil {
-			return err
-		}
-		start = i + 1
-		t.clock.value = after
-		if err := t.chain.advance(ctx, after); err != nil {
-			return err
-		}
-	}
-	if err := t.processSlice(ctx, batch, start, len(ts)); err != nil {
+	late, err := t.flow.process(ctx, batch)
+	if err != nil {
 		return err
 	}
 	stored := batch
@@ -236,15 +210,6 @@ func (t *task) process(ctx context.Context, batch arrow.Record) error {
 	t.keep(Telemetry, stored)
 	t.status.read(t.part.ID(), batch)
 	return nil
-}
-
-func (t *task) processSlice(ctx context.Context, batch arrow.Record, from, to int) error {
-	if from == to {
-		return nil
-	}
-	s := batch.NewSlice(int64(from), int64(to))
-	defer s.Release()
-	return t.chain.process(ctx, s)
 }
 
 // flagLate returns batch with FlagLate set in the given rows.
