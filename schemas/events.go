@@ -3,7 +3,6 @@ package schemas
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
@@ -132,9 +131,22 @@ func EventsOf(rec arrow.Record) ([]Event, error) {
 	}
 	list := make([]Event, texts.Len())
 	for i := range list {
-		if err := json.NewDecoder(strings.NewReader(texts.Value(i))).Decode(&list[i]); err != nil {
+		var err error
+		if list[i], err = ParseEvent([]byte(texts.Value(i))); err != nil {
 			return nil, fmt.Errorf("events: row %d: %w", i, err)
 		}
 	}
 	return list, nil
+}
+
+// ParseEvent reads the JSON of one event, as it stands on the topic.
+func ParseEvent(text []byte) (Event, error) {
+	var e Event
+	if err := json.Unmarshal(text, &e); err != nil {
+		return e, fmt.Errorf("event: %w", err)
+	}
+	if e.Schema != EventSchema {
+		return e, fmt.Errorf("event: schema: want %s, got %q", EventSchema, e.Schema)
+	}
+	return e, nil
 }
