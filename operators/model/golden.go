@@ -34,7 +34,7 @@ func (m *Manifest) width(output string) int {
 
 func (m *Manifest) goldenSchema() *arrow.Schema {
 	list := func(n int) arrow.DataType {
-		return arrow.FixedSizeListOfField(int32(n), arrow.Field{Name: "item", Type: arrow.PrimitiveTypes.Float32})
+		return arrow.FixedSizeListOf(int32(n), arrow.PrimitiveTypes.Float32)
 	}
 	fields := []arrow.Field{{Name: schemas.NameInput, Type: list(m.WindowRows * len(m.Channels))}}
 	for _, name := range m.Outputs.Names() {
