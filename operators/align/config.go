@@ -12,12 +12,12 @@ import (
 // Config is what a user writes under align.
 type Config struct {
 	// Grid is the spacing of the rows. Grid times are its multiples since 1970. Required.
-	Grid time.Duration `yaml:"grid"`
+	Grid time.Duration `yaml:"grid" jsonschema:"required"`
 	// MaxGap is how long a value counts after its sample; past it the cell is empty. Default three times grid, so that
 	// two lost samples of a value sent once a grid do no harm.
 	MaxGap time.Duration `yaml:"max_gap"`
 	// Channels are the tags to take, each with the unit its values are in ("" if unknown), in the model's order. Required.
-	Channels Channels `yaml:"channels"`
+	Channels Channels `yaml:"channels" jsonschema:"required"`
 	// MaxAssets is the most assets of one partition; samples of further ones are counted as max_assets. Default 10000:
 	// an asset costs some 50 bytes a channel.
 	MaxAssets int `yaml:"max_assets"`

@@ -12,7 +12,7 @@ type Config struct {
 	// Name is the detector's name. It is part of every event's id, so that it must not change. Default detect.
 	Name string `yaml:"name"`
 	// Threshold is the score above which a window is anomalous. Required.
-	Threshold Threshold `yaml:"threshold"`
+	Threshold Threshold `yaml:"threshold" jsonschema:"required"`
 	// Leave is the share of the threshold below which an event ends: the gap keeps a score that hovers at the threshold
 	// from making many events. Default 0.9.
 	Leave float64 `yaml:"leave"`
@@ -46,7 +46,9 @@ func defaults() Config {
 // Validate reports what is missing or out of bounds.
 func (c *Config) Validate() []pipeline.Fault {
 	var faults []pipeline.Fault
-	fault := func(path, format string, args ...any) { faults = append(faults, pipeline.Faultf(path, format, args...)) }
+	fault := func(path, format string, args ...any) {
+		faults = append(faults, pipeline.Faultf(path, format, args...))
+	}
 	if c.Name == "" {
 		fault("name", "want a name, got none")
 	}

@@ -4,10 +4,10 @@ import "math"
 
 // rule is what decides, the same for all assets.
 type rule struct {
-	enter, leave               float64 // scores
-	halfLife                   float64 // ns; 0 is no smoothing
+	enter, leave                float64 // scores
+	halfLife                    float64 // ns; 0 is no smoothing
 	onDelay, offDelay, cooldown int64   // ns
-	hop                        int64   // ns between windows
+	hop                         int64   // ns between windows
 }
 
 // change is what a window did to an asset's state.
@@ -70,7 +70,7 @@ func (s *state) step(r *rule, end int64, score float64) (c change, compared bool
 }
 
 func (s *state) stepClosed(r *rule, end, seen int64) change {
-	if end < s.quietTill || s.smooth <= r.enter {
+	if end < s.quietTill || s.compared() <= r.enter {
 		s.waiting = false
 		return nothing
 	}
@@ -87,7 +87,7 @@ func (s *state) stepClosed(r *rule, end, seen int64) change {
 }
 
 func (s *state) stepOpen(r *rule, end, seen int64) change {
-	if s.smooth >= r.leave {
+	if s.compared() >= r.leave {
 		s.waiting = false
 		return nothing
 	}
@@ -105,6 +105,9 @@ func (s *state) stepOpen(r *rule, end, seen int64) change {
 	}
 	return closed
 }
+
+// compared returns the smoothed score as it is stored.
+func (s *state) compared() float64 { return float64(float32(s.smooth)) }
 
 // rising tells whether the on delay runs.
 func (s *state) rising() bool { return !s.open && s.waiting }

@@ -8,7 +8,7 @@ import (
 // Config is what a user writes under normalize.
 type Config struct {
 	// Model is the folder of the model bundle whose statistics are used. A relative path starts at the pipeline file.
-	Model string `yaml:"model"`
+	Model string `yaml:"model" jsonschema:"required"`
 	// MaxModel bounds the size of the bundle's graph, which is verified with the rest. Default 512MiB, as in score.
 	MaxModel pipeline.Bytes `yaml:"max_model"`
 }

@@ -17,7 +17,7 @@ type Config struct {
 	// Kind is tumbling, one window after the other, or hopping, one every hop. Default tumbling.
 	Kind string `yaml:"kind" jsonschema:"enum=tumbling,enum=hopping"`
 	// Size is the length of a window, a multiple of align's grid. Required.
-	Size time.Duration `yaml:"size"`
+	Size time.Duration `yaml:"size" jsonschema:"required"`
 	// Hop is the time from the start of a window to the start of the next, a multiple of the grid and at most size.
 	// Windows start at multiples of hop since 1970. For hopping only, and required there.
 	Hop time.Duration `yaml:"hop"`
