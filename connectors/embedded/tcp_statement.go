@@ -148,8 +148,13 @@ func parseSet(sql string, s *scanner) (statement, error) {
 	}
 }
 
-// withoutFormat cuts a FORMAT clause that stands at the end, or before the SETTINGS at the end.
 func withoutFormat(sql string) string {
+	rest, _ := cutFormat(sql)
+	return rest
+}
+
+// cutFormat cuts a FORMAT clause that stands at the end, or before the SETTINGS at the end, and returns its name.
+func cutFormat(sql string) (rest, format string) {
 	var tokens []token
 	s := scanner{text: sql}
 	depth, at := 0, -1
@@ -166,12 +171,12 @@ func withoutFormat(sql string) string {
 		tokens = append(tokens, t)
 	}
 	if at < 0 || at+1 >= len(tokens) || tokens[at+1].kind != wordToken {
-		return sql
+		return sql, ""
 	}
 	if at+2 < len(tokens) && !tokens[at+2].is(";") && tokens[at+2].upper() != "SETTINGS" {
-		return sql
+		return sql, ""
 	}
-	return sql[:tokens[at].start] + sql[tokens[at+1].end:]
+	return sql[:tokens[at].start] + sql[tokens[at+1].end:], tokens[at+1].text
 }
 
 // endsExpression is true for what may stand before a FORMAT clause; after the others, format is a name.
