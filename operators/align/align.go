@@ -71,7 +71,7 @@ func New(c Config, s pipeline.Settings) *Operator {
 func (o *Operator) Bind(in *arrow.Schema) (*arrow.Schema, error) {
 	want := schemas.Telemetry().Fields()
 	if len(in.Fields()) != len(want) {
-		return nil, fmt.Errorf("want the %d columns of telemetry.v1, got %d", len(want), len(in.Fields()))
+		return nil, fmt.Errorf("%w: want the %d columns of telemetry.v1, got %d", pipeline.ErrConfig, len(want), len(in.Fields()))
 	}
 	var faults []error
 	for i, field := range want {
@@ -80,7 +80,7 @@ func (o *Operator) Bind(in *arrow.Schema) (*arrow.Schema, error) {
 		}
 	}
 	if len(faults) > 0 {
-		return nil, errors.Join(faults...)
+		return nil, fmt.Errorf("%w: %w", pipeline.ErrConfig, errors.Join(faults...))
 	}
 	fields := schemas.WideFields()
 	for _, channel := range o.config.Channels {

@@ -48,7 +48,7 @@ func New(c Config, s pipeline.Settings) *Operator { return &Operator{config: c, 
 func (o *Operator) Bind(in *arrow.Schema) (*arrow.Schema, error) {
 	layout, err := schemas.LayoutOf(in)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", pipeline.ErrConfig, err)
 	}
 	dir := o.config.Model
 	if !filepath.IsAbs(dir) {

@@ -81,10 +81,10 @@ func New(c Config, s pipeline.Settings) *Operator {
 func (o *Operator) Bind(in *arrow.Schema) (*arrow.Schema, error) {
 	layout, err := schemas.LayoutOf(in)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", pipeline.ErrConfig, err)
 	}
 	if err := o.check(in, layout); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", pipeline.ErrConfig, err)
 	}
 	o.span.grid, o.channels = int64(layout.Grid), len(layout.Channels)
 	layout.Size, layout.Hop = int(o.config.Size/layout.Grid), int(o.config.Hop/layout.Grid)
