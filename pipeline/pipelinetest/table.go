@@ -22,8 +22,11 @@ import (
 func ReadTable(mem memory.Allocator, schema *arrow.Schema, defaults map[string]string, text string) (arrow.Record, error) {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	header := strings.Fields(lines[0])
-	builder := array.NewRecordBuilder(mem, schema)
-	defer builder.Release()
+	builders := make([]array.Builder, len(schema.Fields()))
+	for i, field := range schema.Fields() {
+		builders[i] = array.NewBuilder(mem, field.Type)
+		defer builders[i].Release()
+	}
 	for _, name := range header {
 		if len(schema.FieldIndices(name)) == 0 {
 			return nil, fmt.Errorf("column %q: want one of the schema's", name)
@@ -39,12 +42,28 @@ func ReadTable(mem memory.Allocator, schema *arrow.Schema, defaults map[string]s
 			if at := slices.Index(header, field.Name); at >= 0 {
 				word, ok = words[at], true
 			}
-			if err := appendWord(builder.Field(i), field, word, ok); err != nil {
+			if err := appendWord(builders[i], field, word, ok); err != nil {
 				return nil, fmt.Errorf("row %d: column %q: %w", n+1, field.Name, err)
 			}
 		}
 	}
-	return builder.NewRecord(), nil
+	columns := make([]arrow.Array, len(builders))
+	for i, builder := range builders {
+		columns[i] = retype(builder.NewArray(), schema.Field(i).Type)
+		defer columns[i].Release()
+	}
+	return array.NewRecord(schema, columns, int64(len(lines)-1)), nil
+}
+
+// retype gives a list the type of its column: its builder forgets whether its items may be null.
+func retype(a arrow.Array, t arrow.DataType) arrow.Array {
+	if _, ok := t.(*arrow.FixedSizeListType); !ok {
+		return a
+	}
+	defer a.Release()
+	data := array.NewData(t, a.Len(), a.Data().Buffers(), a.Data().Children(), a.NullN(), 0)
+	defer data.Release()
+	return array.NewFixedSizeListData(data)
 }
 
 // split cuts a line at spaces that are not inside quotes.
@@ -73,8 +92,8 @@ func appendWord(b array.Builder, field arrow.Field, word string, given bool) err
 		b.AppendNull()
 		return nil
 	}
-	if !given {
-		b.AppendEmptyValue()
+	if _, text := b.(*array.BinaryDictionaryBuilder); !given && !text {
+		b.AppendEmptyValue() // of a dictionary this would be index 0, whatever that is
 		return nil
 	}
 	switch b := b.(type) {
