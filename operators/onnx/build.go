@@ -9,6 +9,7 @@ import (
 // [Builder.Model], so that a graph reads as a list of formulas. It is for one goroutine.
 type Builder struct {
 	graph Graph
+	names map[string]bool
 	err   error
 }
 
@@ -20,10 +21,13 @@ type Value struct {
 }
 
 // NewBuilder starts a graph.
-func NewBuilder(name string) *Builder { return &Builder{graph: Graph{Name: name}} }
+func NewBuilder(name string) *Builder {
+	return &Builder{graph: Graph{Name: name}, names: map[string]bool{}}
+}
 
 // Input adds an input.
 func (b *Builder) Input(name string, t DType, shape ...Dim) Value {
+	b.name(name)
 	b.graph.Inputs = append(b.graph.Inputs, ValueInfo{Name: name, Type: t, Shape: shape})
 	return Value{Name: name, Type: t, Shape: shape}
 }
@@ -49,6 +53,7 @@ func (b *Builder) constant(t Tensor, sizes []int) Value {
 	if _, err := t.elements(t.Type, size); err != nil {
 		return b.fail(t.Name, "%w", err)
 	}
+	b.name(t.Name)
 	b.graph.Inits = append(b.graph.Inits, t)
 	shape := Shape{}
 	for _, n := range sizes {
@@ -89,8 +94,17 @@ func (b *Builder) fail(name, format string, args ...any) Value {
 	return Value{}
 }
 
+// name keeps that a name is taken.
+func (b *Builder) name(name string) {
+	if name == "" || b.names[name] {
+		b.fail(name, "want a name of its own, got %q", name)
+	}
+	b.names[name] = true
+}
+
 // node adds a call of op whose one result is called name.
 func (b *Builder) node(op, name string, t DType, shape Shape, attrs []Attr, in ...Value) Value {
+	b.name(name)
 	n := Node{Op: op, Name: name, Outputs: []string{name}, Attrs: attrs}
 	for _, v := range in {
 		n.Inputs = append(n.Inputs, v.Name)
