@@ -99,6 +99,10 @@ func (r *Rows) Close() error {
 	}
 	r.s.e.lib.destroyResult(r.stream)
 	r.stream = nil
+	if r.err != io.EOF {
+		// A killed stream stays in system.processes, with its locks on tables, until its connection does something else.
+		r.s.keep = false
+	}
 	_ = r.s.end(nil) // Next has told what there was to tell
 	return nil
 }
@@ -125,6 +129,9 @@ func (e *Engine) Insert(ctx context.Context, r Request, data io.Reader) (Stats, 
 	}
 	stats, err := e.feed(h, data)
 	e.lib.insertDestroy(h)
+	if err != nil {
+		s.keep = false // as with a killed stream
+	}
 	return stats, s.end(err)
 }
 
@@ -139,12 +146,12 @@ func (e *Engine) feed(h unsafe.Pointer, data io.Reader) (Stats, error) {
 	}
 	buf := make([]byte, insertChunk)
 	for {
-		n, err := io.ReadFull(data, buf)
+		n, err := fill(data, buf)
 		if n > 0 && e.lib.insertAppend(h, unsafe.Pointer(&buf[0]), uintptr(n)) != 0 {
 			msg := e.lib.insertError(h)
 			return Stats{}, parseException(msg)
 		}
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
+		if err == io.EOF {
 			break
 		}
 		if err != nil {
@@ -154,6 +161,17 @@ func (e *Engine) feed(h unsafe.Pointer, data io.Reader) (Stats, error) {
 	}
 	_, stats, err := e.collect(e.lib.insertDone(h))
 	return stats, err
+}
+
+// fill reads until p is full or data ends. io.ReadFull would make one error of a short last chunk and of data that was
+// cut off, such as an HTTP body; the second must not be taken for the end.
+func fill(data io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var k int
+		k, err = data.Read(p[n:])
+		n += k
+	}
+	return n, err
 }
 
 // collect copies a result out of C and frees it.
