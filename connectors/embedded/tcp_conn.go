@@ -229,14 +229,20 @@ func (c *nativeConn) attend(run func(ctx context.Context) error) error {
 			<-done
 			return err
 		}
-		if code != chwire.ClientCancel {
-			return <-done // the next packet: the client has its answer, or waits for it before it goes on
+		switch code {
+		case chwire.ClientQuery, chwire.ClientPing, chwire.ClientData:
+			return <-done // the client has its answer, or waits for it before it goes on
+		case chwire.ClientCancel:
+			c.in.Budget("packet code", 1)
+			if _, err := c.in.Byte(); err != nil {
+				return errors.Join(err, <-done)
+			}
+			cancel(errCancelled)
+		default:
+			// ch-go v0.74.0 sends a zero byte before its cancel packet, and closes after it (cancelQuery in query.go).
+			cancel(errCancelled)
+			return errors.Join(fmt.Errorf("packet %d while a statement runs", code), <-done)
 		}
-		c.in.Budget("packet code", 1)
-		if _, err := c.in.Byte(); err != nil {
-			return errors.Join(err, <-done)
-		}
-		cancel(errCancelled)
 	}
 }
 
