@@ -1,6 +1,8 @@
 package schemas
 
 import (
+	"encoding/binary"
+
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/apache/arrow/go/v15/arrow/memory"
@@ -15,10 +17,13 @@ type Interner struct {
 	ids   map[string]int32
 	texts []string
 	// recent remembers the ids of texts seen lately under a cheap hash, since a plant's rows repeat a few hundred texts.
-	recent [256]int32
+	recent [1 << recentBits]int32
 	dict   arrow.Array
 	mem    memory.Allocator
 }
+
+// recentBits holds the distinct tags of a large machine with few of them sharing a slot.
+const recentBits = 10
 
 // NewInterner returns an empty interner that builds its dictionaries with mem.
 func NewInterner(mem memory.Allocator) *Interner {
@@ -46,13 +51,32 @@ func (in *Interner) ID(text []byte) int32 {
 	return id
 }
 
-// hash mixes the length and the last eight bytes: plant names differ at their ends.
-func hash(text []byte) uint8 {
-	h := uint32(len(text))
-	for i := max(0, len(text)-8); i < len(text); i++ {
-		h = (h ^ uint32(text[i])) * 16777619
+// Find returns the id of text if it has one, and makes none.
+func (in *Interner) Find(text []byte) (int32, bool) {
+	id, ok := in.ids[string(text)]
+	return id, ok
+}
+
+// hash mixes the length and the last sixteen bytes: plant names differ at their ends. The factors are the first two
+// primes of xxHash64.
+func hash(text []byte) uint32 {
+	n := len(text)
+	h := uint64(n)
+	switch {
+	case n >= 16:
+		h ^= binary.LittleEndian.Uint64(text[n-16:]) * 0xC2B2AE3D27D4EB4F
+		fallthrough
+	case n >= 8:
+		h ^= binary.LittleEndian.Uint64(text[n-8:])
+	default:
+		for _, c := range text {
+			h = h<<8 ^ uint64(c)
+		}
 	}
-	return uint8(h ^ h>>8 ^ h>>16)
+	h *= 0x9E3779B185EBCA87
+	h ^= h >> 32
+	h *= 0xC2B2AE3D27D4EB4F
+	return uint32(h >> (64 - recentBits))
 }
 
 // Len returns the number of distinct texts.
@@ -62,7 +86,7 @@ func (in *Interner) Len() int { return len(in.texts) }
 func (in *Interner) Text(id int32) string { return in.texts[id] }
 
 // Dictionary returns the texts as an Arrow array whose index i is id i. It is the same array until a text is added, so
-// that readers can tell by identity that nothing changed. The interner owns it; Retain it to keep it.
+// that readers can tell by the identity of its Data that nothing changed. The interner owns it; Retain it to keep it.
 func (in *Interner) Dictionary() arrow.Array {
 	if in.dict != nil && in.dict.Len() == len(in.texts) {
 		return in.dict

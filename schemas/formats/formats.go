@@ -29,6 +29,12 @@ type Decoder interface {
 	Decode(m *Message, b *schemas.TelemetryBuilder) error
 }
 
+// Fault is one thing wrong with a format's Config. Path is the user's key. It converts to a pipeline.Fault.
+type Fault struct {
+	Path    string
+	Message string // what was wanted and what came
+}
+
 // Reject says why a message was refused. It goes to the dead-letter topic with the message.
 type Reject struct {
 	Code   string // one of the schemas.Dead constants
