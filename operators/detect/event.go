@@ -75,7 +75,8 @@ func (o *Operator) top(b *batch, i int) []int32 {
 	if b.contribOf.IsNull(i) {
 		return nil
 	}
-	return rank(o.ranked, b.contrib.row(i), o.config.Contributions)
+	o.ranked = rank(o.ranked, b.contrib.row(i), o.config.Contributions)
+	return o.ranked
 }
 
 // rank appends to list the positions of the k largest of shares, largest first, of equal ones the first; what is not

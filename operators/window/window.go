@@ -227,6 +227,7 @@ func (o *Operator) emit(ctx context.Context, last int64, ending bool, out pipeli
 	for o.next <= last {
 		start := o.next
 		o.next = none
+		o.windows.reserve(min(o.due(start), maxRows))
 		for i := range o.assets {
 			a := &o.assets[i]
 			if a.next == start {
@@ -244,6 +245,17 @@ func (o *Operator) emit(ctx context.Context, last int64, ending bool, out pipeli
 		}
 	}
 	return o.flush(ctx, out)
+}
+
+// due counts the assets whose next window is the one at start.
+func (o *Operator) due(start int64) int {
+	n := 0
+	for i := range o.assets {
+		if o.assets[i].next == start {
+			n++
+		}
+	}
+	return n
 }
 
 func (o *Operator) flush(ctx context.Context, out pipeline.Emitter) error {

@@ -50,6 +50,9 @@ func newWindowBuilder(mem memory.Allocator, schema *arrow.Schema, rows, channels
 func (b *windowBuilder) len() int   { return b.start.Len() }
 func (b *windowBuilder) cells() int { return b.rows * b.channels }
 
+// reserve makes room for the samples of n more windows at once, instead of doubling what is large already.
+func (b *windowBuilder) reserve(n int) { b.samples.Reserve(n * b.cells()) }
+
 // add adds the window of a at start.
 func (b *windowBuilder) add(id int32, s span, start int64, a *asset, cut string) {
 	end := start + s.size
