@@ -54,6 +54,9 @@ func Load(dir string) (*Bundle, error) { return DefaultLimits().Load(dir) }
 
 // Load reads the bundle in the folder dir and verifies the hash of every file. A file too many or too few, a link, or a
 // changed byte is refused, naming the file. Every error wraps [pipeline.ErrConfig].
+//
+// The hashes show accidents, not malice: whoever writes a bundle writes its hashes too. A bundle is trusted like a program;
+// Arrow's reader, for one, believes the counts in golden.arrow.
 func (l Limits) Load(dir string) (*Bundle, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {

@@ -121,6 +121,9 @@ func rowsOf(a *array.FixedSizeList) ([]float32, error) {
 		return nil, errors.New("want no nulls")
 	}
 	d, o := int(a.DataType().(*arrow.FixedSizeListType).Len()), a.Data().Offset()
+	if v.Len() < (o+a.Len())*d {
+		return nil, fmt.Errorf("want %d values, got %d", (o+a.Len())*d, v.Len())
+	}
 	return v.Float32Values()[o*d : (o+a.Len())*d], nil
 }
 
