@@ -29,4 +29,5 @@ const (
 	DeadOutOfRange  = "out_of_range"  // a time or number that does not fit its column
 	DeadTooLarge    = "too_large"     // the message is over the decoder's limit
 	DeadCardinality = "cardinality"   // one asset or tag more than the limit
+	DeadUnreadable  = "unreadable"    // the value is a Kafka record batch whose records can't be read
 )

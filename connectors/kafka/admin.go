@@ -1,0 +1,124 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net"
+	"slices"
+	"strconv"
+
+	kafka "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/createtopics"
+	"github.com/segmentio/kafka-go/protocol/metadata"
+	"github.com/tailrace/tailrace/pipeline"
+)
+
+// createVersion of CreateTopics is in every broker from 2.4 to 4.x, and takes -1 for the brokers' own replication.
+const createVersion = 4
+
+func newCluster(brokers []string) *cluster {
+	return &cluster{brokers: brokers, timeout: DefaultSourceConfig().RequestTimeout}
+}
+
+// CreateTopic makes a topic with the brokers' default replication. One that exists already stays as it is.
+func CreateTopic(ctx context.Context, brokers []string, name string, partitions int, configs map[string]string) error {
+	if err := newCluster(brokers).create(ctx, name, partitions, -1, configs); err != nil {
+		return fmt.Errorf("kafka: %w", err)
+	}
+	return nil
+}
+
+// create asks the controller, as others refuse. It returns once the topic is known.
+func (c *cluster) create(ctx context.Context, name string, partitions, replication int, configs map[string]string) error {
+	if partitions < 1 || partitions > math.MaxInt32 {
+		return fmt.Errorf("%w: topic %q: want at least 1 partition, got %d", pipeline.ErrConfig, name, partitions)
+	}
+	m, err := c.ask(ctx, metadataVersion, &metadata.Request{TopicNames: []string{}})
+	if err != nil {
+		return fmt.Errorf("topic %q: %w", name, err)
+	}
+	brokers := m.(*metadata.Response)
+	i := slices.IndexFunc(brokers.Brokers, func(b metadata.ResponseBroker) bool { return b.NodeID == brokers.ControllerID })
+	if i < 0 {
+		return fmt.Errorf("topic %q: %w", name, kafka.NotController)
+	}
+	controller := net.JoinHostPort(brokers.Brokers[i].Host, strconv.Itoa(int(brokers.Brokers[i].Port)))
+	topic := createtopics.RequestTopic{Name: name, NumPartitions: int32(partitions), ReplicationFactor: int16(replication)}
+	for _, key := range slices.Sorted(maps.Keys(configs)) {
+		topic.Configs = append(topic.Configs, createtopics.RequestConfig{Name: key, Value: configs[key]})
+	}
+	m, err = c.askBroker(ctx, controller, createVersion, &createtopics.Request{
+		Topics: []createtopics.RequestTopic{topic}, TimeoutMs: int32(c.timeout.Milliseconds()),
+	})
+	if err != nil {
+		return fmt.Errorf("topic %q: controller %s: %w", name, controller, err)
+	}
+	for _, t := range m.(*createtopics.Response).Topics {
+		switch code := kafka.Error(t.ErrorCode); {
+		case code == 0, code == kafka.TopicAlreadyExists:
+		case code.Temporary():
+			return fmt.Errorf("topic %q: create: %w", name, code)
+		default:
+			return fmt.Errorf("%w: topic %q: create: %w: %s", pipeline.ErrConfig, name, code, t.ErrorMessage)
+		}
+	}
+	_, err = c.await(ctx, name, nil)
+	return err
+}
+
+// EndOffsets gives the offset after the last message of each partition. It does not retry.
+func EndOffsets(ctx context.Context, brokers []string, topic string) (map[int32]int64, error) {
+	_, end, err := newCluster(brokers).offsets(ctx, topic)
+	return end, err
+}
+
+// CountMessages counts the offsets that a topic holds: its messages, if it has no transactions and is not compacted.
+func CountMessages(ctx context.Context, brokers []string, topic string) (int64, error) {
+	first, end, err := newCluster(brokers).offsets(ctx, topic)
+	var n int64
+	for p := range end {
+		n += end[p] - first[p]
+	}
+	return n, err
+}
+
+// Committed gives the offsets that a group has committed for a topic. A partition without one is absent.
+func Committed(ctx context.Context, brokers []string, group, topic string) (map[int32]int64, error) {
+	c := newCluster(brokers)
+	t, err := c.topic(ctx, topic)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: %w", missing(err))
+	}
+	client := c.client(topic)
+	defer closeClient(client)
+	found, err := committed(ctx, client, group, topic, t.partitions())
+	if err != nil {
+		return nil, fmt.Errorf("kafka: group %q, topic %q: %w", group, topic, err)
+	}
+	return found, nil
+}
+
+func (c *cluster) offsets(ctx context.Context, topic string) (first, end map[int32]int64, err error) {
+	t, err := c.topic(ctx, topic)
+	if err != nil {
+		return nil, nil, fmt.Errorf("kafka: %w", missing(err))
+	}
+	client := c.client(topic)
+	defer closeClient(client)
+	first, end, err = offsets(ctx, client, topic, t.partitions())
+	if err != nil {
+		return nil, nil, fmt.Errorf("kafka: topic %q: %w", topic, err)
+	}
+	return first, end, nil
+}
+
+// missing marks an unknown topic as the user's to mend.
+func missing(err error) error {
+	if errors.Is(err, errUnknownTopic) {
+		return fmt.Errorf("%w: %w", pipeline.ErrConfig, err)
+	}
+	return err
+}

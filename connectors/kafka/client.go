@@ -1,0 +1,249 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	kafka "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/metadata"
+	"github.com/tailrace/tailrace/pipeline"
+)
+
+const clientID = "tailrace"
+
+// metadataVersion is in every broker from 1.0 to 4.x, and says that topics are not to be made on demand.
+const metadataVersion = 5
+
+var errUnknownTopic = errors.New("topic does not exist")
+
+// cluster dials the brokers and asks them where things are. It keeps nothing and may be used from several goroutines.
+type cluster struct {
+	brokers []string
+	timeout time.Duration
+}
+
+// dialer is the one place where connections are made: encryption and credentials belong here.
+func (c *cluster) dialer(dial func(ctx context.Context, network, address string) (net.Conn, error)) *kafka.Dialer {
+	if dial == nil {
+		dial = c.dialTCP
+	}
+	return &kafka.Dialer{ClientID: clientID, Timeout: c.timeout, DialFunc: dial}
+}
+
+func (c *cluster) dialTCP(ctx context.Context, network, address string) (net.Conn, error) {
+	d := net.Dialer{Timeout: c.timeout}
+	return d.DialContext(ctx, network, address)
+}
+
+// client is kafka-go's client for requests about topics, which must be given: the client asks for the metadata of
+// all topics of the cluster otherwise, again and again. Its connections are closed with closeClient.
+func (c *cluster) client(topics ...string) *kafka.Client {
+	return &kafka.Client{
+		Addr:    kafka.TCP(c.brokers...),
+		Timeout: c.timeout,
+		Transport: &kafka.Transport{
+			Dial: c.dialTCP, DialTimeout: c.timeout, ClientID: clientID, MetadataTopics: topics,
+		},
+	}
+}
+
+// closeClient closes idle connections and forgets what the client knows about the cluster, so that the next request
+// asks anew: the client itself would go on with a leader that has moved for seconds.
+func closeClient(c *kafka.Client) { c.Transport.(*kafka.Transport).CloseIdleConnections() }
+
+// dial connects to one broker, authenticated. What ctx ends is the dialling.
+func (c *cluster) dial(ctx context.Context, address string) (net.Conn, *kafka.Conn, error) {
+	var raw net.Conn
+	d := c.dialer(func(ctx context.Context, network, address string) (net.Conn, error) {
+		var err error
+		raw, err = c.dialTCP(ctx, network, address)
+		return raw, err
+	})
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, nil, err
+	}
+	return raw, conn, nil
+}
+
+// bounded gives conn a deadline and lets ctx cut it short, until the function returned is called.
+func (c *cluster) bounded(ctx context.Context, conn net.Conn) (release func(), err error) {
+	if err := conn.SetDeadline(time.Now().Add(c.timeout)); err != nil {
+		return nil, err
+	}
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		_ = conn.SetDeadline(past) // a connection that can't be interrupted is about to fail by itself
+	})
+	return func() {
+		if !stop() {
+			<-done
+		}
+	}, nil
+}
+
+var past = time.Unix(1, 0)
+
+// ask sends one request to any broker and returns the answer of the first that gives one.
+func (c *cluster) ask(ctx context.Context, version int16, req protocol.Message) (protocol.Message, error) {
+	var faults []error
+	for _, i := range rand.Perm(len(c.brokers)) {
+		res, err := c.askBroker(ctx, c.brokers[i], version, req)
+		if err == nil {
+			return res, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		faults = append(faults, fmt.Errorf("%s: %w", c.brokers[i], err))
+	}
+	return nil, errors.Join(faults...)
+}
+
+func (c *cluster) askBroker(ctx context.Context, address string, version int16, req protocol.Message) (protocol.Message, error) {
+	raw, _, err := c.dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	defer raw.Close()
+	release, err := c.bounded(ctx, raw)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return protocol.RoundTrip(raw, version, 1, clientID, req)
+}
+
+// topic is what the cluster says about a topic now.
+type topic struct {
+	leaders map[int32]string // partition to its leader's address; "" if it has none
+}
+
+// partitions lists the partition numbers 0 to n-1.
+func (t topic) partitions() []int {
+	ids := make([]int, len(t.leaders))
+	for i := range ids {
+		ids[i] = i
+	}
+	return ids
+}
+
+// topic looks a topic up. The error wraps errUnknownTopic if it does not exist, and pipeline.ErrConfig if the name or the
+// credentials are wrong.
+func (c *cluster) topic(ctx context.Context, name string) (topic, error) {
+	m, err := c.ask(ctx, metadataVersion, &metadata.Request{TopicNames: []string{name}})
+	if err != nil {
+		return topic{}, fmt.Errorf("topic %q: %w", name, err)
+	}
+	res := m.(*metadata.Response)
+	if len(res.Topics) != 1 {
+		return topic{}, fmt.Errorf("topic %q: want metadata of 1 topic, got %d", name, len(res.Topics))
+	}
+	info := res.Topics[0]
+	switch err := kafka.Error(info.ErrorCode); err {
+	case 0, kafka.LeaderNotAvailable:
+	case kafka.UnknownTopicOrPartition:
+		return topic{}, fmt.Errorf("topic %q on %s: %w", name, strings.Join(c.brokers, ", "), errUnknownTopic)
+	case kafka.InvalidTopic, kafka.TopicAuthorizationFailed:
+		return topic{}, fmt.Errorf("%w: topic %q: %w", pipeline.ErrConfig, name, err)
+	default:
+		return topic{}, fmt.Errorf("topic %q: %w", name, err)
+	}
+	brokers := map[int32]string{}
+	for _, b := range res.Brokers {
+		brokers[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+	}
+	t := topic{leaders: make(map[int32]string, len(info.Partitions))}
+	for _, p := range info.Partitions {
+		t.leaders[p.PartitionIndex] = brokers[p.LeaderID]
+	}
+	return t, nil
+}
+
+// The pauses between retries.
+const (
+	backoffFirst = 50 * time.Millisecond // a leader election on a healthy cluster takes about this long
+	backoffMost  = time.Second           // a broker that comes back is seen this fast
+)
+
+// backoff is the pause between retries of one thing.
+type backoff struct{ last time.Duration }
+
+func (b *backoff) reset() { b.last = 0 }
+
+// wait sleeps for a random time between half the pause and the pause, which doubles. It returns ctx's error.
+func (b *backoff) wait(ctx context.Context) error {
+	b.last = min(max(2*b.last, backoffFirst), backoffMost)
+	timer := time.NewTimer(b.last/2 + rand.N(b.last/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// outage says once that something fails and once that it works again.
+type outage struct {
+	log   *slog.Logger
+	what  string
+	args  []any
+	grace int // failures that are not worth a line, such as one closed connection
+	fails int
+}
+
+func (o *outage) failed(err error) {
+	o.fails++
+	if o.fails == o.grace+1 && o.log != nil {
+		o.log.Warn(o.what+": retrying", append(o.args[:len(o.args):len(o.args)], "error", err)...)
+	}
+}
+
+func (o *outage) works() {
+	if o.fails > o.grace && o.log != nil {
+		o.log.Info(o.what+": works again", append(o.args[:len(o.args):len(o.args)], "failures", o.fails)...)
+	}
+	o.fails = 0
+}
+
+// missingTries is how often a topic may be unknown before it does not exist: brokers learn of a new topic one by one.
+const missingTries = 5
+
+// await looks a topic up until it is there. It retries what is transient; what is not wraps pipeline.ErrConfig.
+func (c *cluster) await(ctx context.Context, name string, log *slog.Logger) (topic, error) {
+	var pause backoff
+	trouble := outage{log: log, what: "kafka brokers", args: []any{"brokers", c.brokers, "topic", name}}
+	unknown := 0
+	for {
+		t, err := c.topic(ctx, name)
+		switch {
+		case err == nil && len(t.leaders) > 0:
+			trouble.works()
+			return t, nil
+		case ctx.Err() != nil:
+			return t, ctx.Err()
+		case errors.Is(err, pipeline.ErrConfig):
+			return t, err
+		case errors.Is(err, errUnknownTopic):
+			trouble.works()
+			if unknown++; unknown == missingTries {
+				return t, fmt.Errorf("%w: %w", pipeline.ErrConfig, err)
+			}
+		default:
+			trouble.failed(err)
+		}
+		if err := pause.wait(ctx); err != nil {
+			return t, err
+		}
+	}
+}

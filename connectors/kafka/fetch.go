@@ -1,0 +1,534 @@
+package kafka
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	kafka "github.com/segmentio/kafka-go"
+	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/schemas/formats"
+)
+
+// Fetch version 11 is in every broker from 2.3 to 4.x. Later ones add topic ids and flexible fields, which gain nothing
+// where one partition is read.
+const (
+	fetchKey     = 1
+	fetchVersion = 11
+)
+
+// responseSlack is what a response has beside its record batches, with a thousand aborted transactions.
+const responseSlack = 64 << 10
+
+type fetchLimits struct {
+	maxWait  time.Duration // a broker holds a fetch at the end
+	maxBytes int           // a response, if no single batch is larger
+	maxBatch int           // a batch, as fetched and decompressed
+}
+
+// fetcher reads one partition: it asks its leader, and gives out messages one by one. It is for one goroutine.
+type fetcher struct {
+	cluster   *cluster
+	topic     string
+	partition int32
+	limits    fetchLimits
+	stats     *Stats
+
+	next     int64 // the first offset that was not given out
+	bound    int64 // exclusive
+	end      int64 // last stable offset, as last seen; -1 before that
+	logStart int64
+
+	conn        net.Conn
+	stopped     sync.Mutex // guards interrupted, and the deadlines of conn against it
+	interrupted bool
+	asked       bool // a request is on its way or answered
+	correlation int32
+	request     []byte
+	response    []byte // reused
+	batches     []byte // what is not yet given out of response, from a batch's start
+	aborted     []abortedTransaction
+	aborting    map[int64]struct{} // producers whose transactional records are left out
+	records     records
+	skip        bool // the open batch's records are left out
+	unpack      decompressor
+	castagnoli  *crc32.Table
+}
+
+type abortedTransaction struct{ producer, first int64 }
+
+func newFetcher(c *cluster, topic string, partition int32, next int64, limits fetchLimits, stats *Stats) *fetcher {
+	return &fetcher{
+		cluster: c, topic: topic, partition: partition, limits: limits, stats: stats,
+		next: next, bound: noBound, end: -1,
+		aborting: map[int64]struct{}{}, castagnoli: crc32.MakeTable(crc32.Castagnoli),
+		unpack: decompressor{limit: limits.maxBatch, keep: 4 * limits.maxBytes},
+	}
+}
+
+var (
+	errOutOfRange = errors.New("offset is out of range")
+	errDrained    = errors.New("response is drained") // there is no message left in the response
+)
+
+// drained says that all of the last response was given out.
+func (f *fetcher) drained() bool { return f.records.left == 0 && len(f.batches) == 0 }
+
+// waiting is how many records the response says are left in it.
+func (f *fetcher) waiting() int {
+	n := int(f.records.left)
+	for rest := f.batches; ; {
+		size, _, ok := batchSpan(rest)
+		if !ok {
+			return n
+		}
+		n += int(max(0, int32(binary.BigEndian.Uint32(rest[57:]))))
+		rest = rest[size:]
+	}
+}
+
+// receive waits for the next response, asking for it if need be. The response before must be drained. If ctx ends while
+// nothing of the answer is there, the connection stays good. After any other error it is closed.
+func (f *fetcher) receive(ctx context.Context) error {
+	if cap(f.response) > f.limits.maxBytes+responseSlack {
+		f.response = nil // it was for one large batch
+	}
+	if f.conn == nil {
+		if err := f.connect(ctx); err != nil {
+			return err
+		}
+	}
+	release := f.interruptible(ctx)
+	defer release()
+	if !f.asked {
+		if err := f.ask(f.next); err != nil {
+			return f.broken(ctx, err)
+		}
+	}
+	if !f.deadline() {
+		return ctx.Err()
+	}
+	var frame [4]byte
+	if n, err := io.ReadFull(f.conn, frame[:]); err != nil {
+		if n == 0 && ctx.Err() != nil {
+			return ctx.Err() // the answer is still to come, and will be read by the next call
+		}
+		return f.broken(ctx, err)
+	}
+	size := int(int32(binary.BigEndian.Uint32(frame[:])))
+	if limit := f.limits.maxBatch + responseSlack; size < 0 || size > limit {
+		f.drop()
+		f.stats.OversizeFetches.Add(1)
+		return fmt.Errorf("%w: offset %d: a response of %d bytes is over max_message_bytes (%d)",
+			pipeline.ErrConfig, f.next, size, f.limits.maxBatch)
+	}
+	if cap(f.response) < size {
+		f.response = make([]byte, max(size, min(2*cap(f.response), f.limits.maxBytes+responseSlack)))
+	}
+	f.response = f.response[:size]
+	if _, err := io.ReadFull(f.conn, f.response); err != nil {
+		return f.broken(ctx, err)
+	}
+	f.asked = false
+	f.stats.Fetches.Add(1)
+	f.stats.FetchedBytes.Add(int64(size))
+	if err := f.open(f.response); err != nil {
+		f.drop()
+		return err
+	}
+	if err := f.prefetch(); err != nil {
+		f.lose() // what was received is whole; the next call connects again
+	}
+	return nil
+}
+
+// prefetch asks for what follows the response before it is decoded.
+func (f *fetcher) prefetch() error {
+	next := f.next
+	for rest := f.batches; ; {
+		size, after, ok := batchSpan(rest)
+		if !ok {
+			break
+		}
+		next = max(next, after)
+		rest = rest[size:]
+	}
+	if next == f.next || next >= f.bound {
+		return nil
+	}
+	return f.ask(next)
+}
+
+// connect dials the partition's leader.
+func (f *fetcher) connect(ctx context.Context) error {
+	t, err := f.cluster.topic(ctx, f.topic)
+	if err != nil {
+		return err
+	}
+	leader, ok := t.leaders[f.partition]
+	if !ok {
+		return fmt.Errorf("%w: want a partition of %d, got %d", errUnknownTopic, len(t.leaders), f.partition)
+	}
+	if leader == "" {
+		return kafka.LeaderNotAvailable
+	}
+	raw, conn, err := f.cluster.dial(ctx, leader)
+	if err != nil {
+		return fmt.Errorf("leader %s: %w", leader, err)
+	}
+	if err := f.checkVersion(ctx, raw, conn); err != nil {
+		return errors.Join(fmt.Errorf("leader %s: %w", leader, err), raw.Close())
+	}
+	f.conn = raw
+	return nil
+}
+
+func (f *fetcher) checkVersion(ctx context.Context, raw net.Conn, conn *kafka.Conn) error {
+	release, err := f.cluster.bounded(ctx, raw)
+	if err != nil {
+		return err
+	}
+	defer release()
+	versions, err := conn.ApiVersions()
+	if err != nil {
+		return err
+	}
+	for _, v := range versions {
+		if v.ApiKey == fetchKey {
+			if v.MinVersion > fetchVersion || v.MaxVersion < fetchVersion {
+				return fmt.Errorf("%w: want a broker with Fetch version %d (Kafka 2.3 or later), got versions %d to %d",
+					pipeline.ErrConfig, fetchVersion, v.MinVersion, v.MaxVersion)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: want a broker with Fetch version %d, got one without Fetch", pipeline.ErrConfig, fetchVersion)
+}
+
+// interruptible lets ctx cut reads and writes short until the function returned is called.
+func (f *fetcher) interruptible(ctx context.Context) (release func()) {
+	done, conn := make(chan struct{}), f.conn
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		f.stopped.Lock()
+		defer f.stopped.Unlock()
+		f.interrupted = true
+		_ = conn.SetDeadline(past) // if it fails, so does the read
+	})
+	return func() {
+		if !stop() {
+			<-done
+		}
+		f.interrupted = false
+	}
+}
+
+// deadline gives the connection time for one answer. It returns false if ctx has ended.
+func (f *fetcher) deadline() bool {
+	f.stopped.Lock()
+	defer f.stopped.Unlock()
+	if f.interrupted {
+		return false
+	}
+	_ = f.conn.SetDeadline(time.Now().Add(f.limits.maxWait + f.cluster.timeout)) // if it fails, so does the read
+	return true
+}
+
+// ask sends a fetch request.
+func (f *fetcher) ask(offset int64) error {
+	if !f.deadline() {
+		return errInterrupted
+	}
+	f.correlation++
+	f.request = appendFetch(f.request[:0], f.correlation, f.topic, f.partition, offset, f.limits)
+	if _, err := f.conn.Write(f.request); err != nil {
+		return err
+	}
+	f.asked = true
+	return nil
+}
+
+var errInterrupted = errors.New("interrupted")
+
+func appendFetch(b []byte, correlation int32, topic string, partition int32, offset int64, l fetchLimits) []byte {
+	i16, i32, i64 := binary.BigEndian.AppendUint16, binary.BigEndian.AppendUint32, binary.BigEndian.AppendUint64
+	none := ^uint32(0) // -1
+	b = i32(b, 0)      // size, below
+	b = i16(b, fetchKey)
+	b = i16(b, fetchVersion)
+	b = i32(b, uint32(correlation))
+	b = append(i16(b, uint16(len(clientID))), clientID...)
+	b = i32(b, none) // replica id: a consumer
+	b = i32(b, uint32(l.maxWait/time.Millisecond))
+	b = i32(b, 1) // min bytes
+	b = i32(b, uint32(l.maxBytes))
+	b = append(b, 1) // isolation level: read committed
+	b = i32(b, 0)    // session id
+	b = i32(b, none) // session epoch: no session
+	b = i32(b, 1)
+	b = append(i16(b, uint16(len(topic))), topic...)
+	b = i32(b, 1)
+	b = i32(b, uint32(partition))
+	b = i32(b, none) // leader epoch: not checked
+	b = i64(b, uint64(offset))
+	b = i64(b, ^uint64(0)) // log start offset: for followers
+	b = i32(b, uint32(l.maxBytes))
+	b = i32(b, 0) // forgotten topics
+	b = i16(b, 0) // rack
+	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	return b
+}
+
+// broken closes the connection after err. If ctx has ended that is what is returned.
+func (f *fetcher) broken(ctx context.Context, err error) error {
+	f.drop()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// drop closes the connection and forgets the response.
+func (f *fetcher) drop() {
+	f.lose()
+	f.batches, f.records.left = nil, 0
+}
+
+// lose closes the connection; what was received stays.
+func (f *fetcher) lose() {
+	if f.conn != nil {
+		_ = f.conn.Close() // nothing was written that is not answered or abandoned
+		f.conn = nil
+		f.stats.ConnectionsLost.Add(1)
+	}
+	f.asked = false
+}
+
+func (f *fetcher) close() error {
+	f.unpack.close()
+	if f.conn == nil {
+		return nil
+	}
+	conn := f.conn
+	f.conn = nil
+	return conn.Close()
+}
+
+// open reads a response up to its record batches.
+func (f *fetcher) open(b []byte) error {
+	r := wire{b: b}
+	correlation := r.i32()
+	r.i32() // throttle time: the broker itself holds the connection back
+	code := r.i16()
+	r.i32() // session
+	topics := r.i32()
+	var name []byte
+	var partitions int32
+	if topics == 1 {
+		name = r.bytes(int32(r.i16()))
+		partitions = r.i32()
+	}
+	switch {
+	case r.short:
+		return fmt.Errorf("response of %d bytes is cut short", len(b))
+	case correlation != f.correlation:
+		return fmt.Errorf("response: want correlation id %d, got %d", f.correlation, correlation)
+	case code != 0:
+		return kafka.Error(code)
+	case topics != 1 || string(name) != f.topic || partitions != 1:
+		return fmt.Errorf("response: want 1 topic %q with 1 partition, got %d topics, %q with %d", f.topic, topics, name, partitions)
+	}
+	partition := r.i32()
+	code = r.i16()
+	r.i64() // high watermark
+	end := r.i64()
+	logStart := r.i64()
+	f.aborted = f.aborted[:0]
+	clear(f.aborting)
+	for n := r.i32(); n > 0 && !r.short; n-- {
+		f.aborted = append(f.aborted, abortedTransaction{r.i64(), r.i64()})
+	}
+	r.i32() // preferred read replica: none, as no rack is named
+	batches := r.bytes(r.i32())
+	switch {
+	case r.short:
+		return fmt.Errorf("response of %d bytes is cut short", len(b))
+	case partition != f.partition:
+		return fmt.Errorf("response: want partition %d, got %d", f.partition, partition)
+	case kafka.Error(code) == kafka.OffsetOutOfRange:
+		return errOutOfRange
+	case code != 0:
+		return kafka.Error(code)
+	}
+	f.end, f.logStart, f.batches = end, logStart, batches
+	if _, _, whole := batchSpan(batches); len(batches) >= batchHeader && !whole && batches[16] == 2 {
+		// Since Kafka 0.10.1 the first batch always comes whole.
+		return fmt.Errorf("offset %d: first %w: %d bytes", f.next, errTruncated, len(batches))
+	}
+	return nil
+}
+
+// wire reads the fixed fields of a response. After the end it gives zeros and short is set.
+type wire struct {
+	b     []byte
+	short bool
+}
+
+func (w *wire) take(n int) []byte {
+	if n < 0 || n > len(w.b) {
+		w.b, w.short = nil, true
+		return nil
+	}
+	v := w.b[:n]
+	w.b = w.b[n:]
+	return v
+}
+
+func (w *wire) i16() int16 {
+	if v := w.take(2); v != nil {
+		return int16(binary.BigEndian.Uint16(v))
+	}
+	return 0
+}
+
+func (w *wire) i32() int32 {
+	if v := w.take(4); v != nil {
+		return int32(binary.BigEndian.Uint32(v))
+	}
+	return 0
+}
+
+func (w *wire) i64() int64 {
+	if v := w.take(8); v != nil {
+		return int64(binary.BigEndian.Uint64(v))
+	}
+	return 0
+}
+
+// bytes reads n bytes; a null, -1, is empty.
+func (w *wire) bytes(n int32) []byte {
+	if n == -1 {
+		return nil
+	}
+	return w.take(int(n))
+}
+
+// message gives the next message of the response, lent until the next call. The error is errDrained after the last one,
+// io.EOF at the bound, a *refusedBatch for records that can't be read and are stepped over, or wraps errCorrupt or
+// errOldFormat; after those two the connection is closed and the offset stays.
+func (f *fetcher) message(m *formats.Message) error {
+	for {
+		for f.records.left > 0 {
+			if err := f.records.next(m); err != nil {
+				if err := f.refuse(f.records.batch, f.records.prev+1, err); err != nil {
+					return err
+				}
+				break
+			}
+			if m.Offset >= f.bound {
+				f.next = f.bound
+				f.drop()
+				return io.EOF
+			}
+			wanted := m.Offset >= f.next && !f.skip
+			if m.Offset >= f.next {
+				f.next = m.Offset + 1
+			}
+			if f.records.left == 0 {
+				f.next = max(f.next, f.records.batch.last+1)
+			}
+			if wanted {
+				return nil
+			}
+		}
+		if f.next >= f.bound {
+			f.drop()
+			return io.EOF
+		}
+		if len(f.batches) == 0 {
+			return errDrained
+		}
+		if err := f.openBatch(); err != nil {
+			return err
+		}
+	}
+}
+
+// openBatch starts on the next batch of the response.
+func (f *fetcher) openBatch() error {
+	b, rest, err := readBatch(f.batches, f.castagnoli)
+	if errors.Is(err, errTruncated) {
+		f.batches = nil // the rest comes with the next response
+		return nil
+	}
+	if err != nil {
+		f.drop()
+		if errors.Is(err, errCorrupt) {
+			f.stats.CorruptBatches.Add(1)
+		}
+		return err
+	}
+	f.batches = rest
+	f.skip = false
+	for len(f.aborted) > 0 && f.aborted[0].first <= b.last {
+		f.aborting[f.aborted[0].producer] = struct{}{}
+		f.aborted = f.aborted[1:]
+	}
+	switch _, aborted := f.aborting[b.producer]; {
+	case b.control():
+		// The marker that ends the transaction.
+		delete(f.aborting, b.producer)
+		f.stats.ControlBatches.Add(1)
+		f.next = max(f.next, b.last+1)
+		return nil
+	case b.transactional() && aborted:
+		f.stats.AbortedMessages.Add(int64(b.count))
+		f.next = max(f.next, b.last+1)
+		return nil
+	case b.last < f.next || b.count == 0: // compaction leaves empty batches
+		f.next = max(f.next, b.last+1)
+		return nil
+	}
+	body, err := f.unpack.open(b.codec(), b.body)
+	if err != nil {
+		return f.refuse(b, b.first, err)
+	}
+	f.records.open(b, body)
+	return nil
+}
+
+// refusedBatch is the records of a batch from first on: they can't be read, though the batch is as its producer sent it.
+type refusedBatch struct {
+	first, last int64
+	count       int32 // what the batch says it has
+	time        int64 // ns
+	raw         []byte
+	err         error
+}
+
+func (r *refusedBatch) Error() string {
+	return fmt.Sprintf("record batch with offsets %d to %d (%d records): %v", r.first, r.last, r.count, r.err)
+}
+
+func (r *refusedBatch) Unwrap() error { return r.err }
+
+// refuse steps over what is left of b.
+func (f *fetcher) refuse(b batch, first int64, err error) error {
+	r := &refusedBatch{
+		first: max(first, f.next), last: b.last, count: b.count, time: nanos(b.baseTime), raw: b.raw, err: err,
+	}
+	f.records.left = 0
+	if b.last < f.next {
+		return nil // it was given out before; only this reading of it is broken
+	}
+	f.next = b.last + 1
+	f.stats.RefusedBatches.Add(1)
+	f.stats.RefusedRecords.Add(int64(b.count))
+	return r
+}
