@@ -106,6 +106,7 @@ func dialCh(t testing.TB, addr string, c ch.Compression) *ch.Client {
 	t.Helper()
 	client, err := ch.Dial(t.Context(), ch.Options{
 		Address: addr, Database: "plant", User: "writer", Password: "w", Compression: c,
+		ReadTimeout: 100 * time.Millisecond, // how often it looks whether its context has ended; not a limit
 	})
 	if err != nil {
 		t.Fatal(err)
