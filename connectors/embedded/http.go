@@ -145,7 +145,9 @@ func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func isBareGet(r *http.Request) bool { return r.Method != http.MethodPost && r.URL.Query().Get("query") == "" }
+func isBareGet(r *http.Request) bool {
+	return r.Method != http.MethodPost && r.URL.Query().Get("query") == ""
+}
 
 // localHost reports whether a Host header names this machine by a name that no DNS answer can give to another.
 func localHost(host string) bool {

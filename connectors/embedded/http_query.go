@@ -235,6 +235,10 @@ func (s *httpServer) patient(w http.ResponseWriter, r *http.Request) io.Reader {
 			return 0, err
 		}
 		n, err := r.Body.Read(p)
+		if err == io.EOF {
+			// The server goes on reading, to notice a client that leaves. That may take as long as the statement does.
+			_ = control.SetReadDeadline(time.Time{}) // if the connection has gone it will notice that too
+		}
 		if err != nil && err != io.EOF {
 			err = fmt.Errorf("the request's body: %w", err)
 		}

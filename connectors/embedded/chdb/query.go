@@ -93,8 +93,9 @@ func (r *Rows) Close() error {
 	if r.stream == nil {
 		return nil
 	}
-	if r.err == nil {
+	if r.err != io.EOF {
 		r.s.e.lib.streamCancel(r.s.conn.conn(), r.stream)
+		r.s.keep = false // what a statement that was cut short leaves behind goes with its connection
 		r.err = errors.New("the result is closed")
 	}
 	r.s.e.lib.destroyResult(r.stream)

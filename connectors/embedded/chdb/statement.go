@@ -95,12 +95,19 @@ func (e *Engine) check(c *conn, sql string) (Class, error) {
 
 // end gives the connection back and returns the error that the caller sees.
 func (s *statement) end(err error) error {
-	s.stop()
 	err = s.cause(err)
+	// A killed statement may still be ending, and closing its connection waits for that: the watch goes on meanwhile.
+	killed := s.ctx.Err() != nil
+	if !killed {
+		s.stop()
+	}
 	if s.own != nil {
 		s.own.give()
 	} else {
-		s.e.release(s.conn, s.keep)
+		s.e.release(s.conn, s.keep && !killed)
+	}
+	if killed {
+		s.stop()
 	}
 	return err
 }
