@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/schemas/formats"
 )
 
 // maxVisits bounds the values decoded from a file, aliases counted each time they are used: without one, a file of a few
@@ -25,7 +26,8 @@ type decoder struct {
 	visits int
 }
 
-// visit notes where a value stands: a scalar's own place, a mapping's or list's that of its key.
+// visit notes where a value stands: a scalar's own place, a mapping's or list's that of its key. It says whether there is
+// something to decode.
 func (d *decoder) visit(n *node, keyPos Position, path string) bool {
 	d.visits++
 	if d.visits > maxVisits {
@@ -37,6 +39,10 @@ func (d *decoder) visit(n *node, keyPos Position, path string) bool {
 	d.places[path] = keyPos
 	if n.kind == plainNode || n.kind == quotedNode {
 		d.places[path] = n.pos
+	}
+	if n.kind == brokenNode {
+		d.faults.blame(path)
+		return false
 	}
 	return true
 }
@@ -202,7 +208,8 @@ func (d *decoder) pairs(n *node, u pipeline.PairsUnmarshaler, path string) {
 	for _, e := range n.entries {
 		at := join(path, e.key)
 		if !d.visit(e.value, e.pos, at) {
-			return
+			ok = false
+			continue
 		}
 		text, good := d.text(e.value, at)
 		ok = ok && good
@@ -336,19 +343,15 @@ func (d *decoder) config(n *node, config any, keyPos Position, path string) {
 	}
 }
 
-// validate asks config for its faults, in whichever form it has them: packages below pipeline know no Fault.
+// validate asks config for its faults. Those of formats are of a type of their own, since schemas imports nothing.
 func validate(config any) []pipeline.Fault {
 	switch c := config.(type) {
 	case pipeline.Validator:
 		return c.Validate()
-	case interface{ Validate() []error }:
+	case interface{ Faults() []formats.Fault }:
 		var faults []pipeline.Fault
-		for _, err := range c.Validate() {
-			var f pipeline.Fault
-			if !errors.As(err, &f) {
-				f.Message = err.Error()
-			}
-			faults = append(faults, f)
+		for _, f := range c.Faults() {
+			faults = append(faults, pipeline.Fault(f))
 		}
 		return faults
 	}

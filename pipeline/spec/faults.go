@@ -88,9 +88,10 @@ func (l *faultList) err(file string) error {
 	return l.faults
 }
 
-// unknown is the message for a name that is none of known, with the nearest of them if one is near, which is also returned.
-func unknown(what, name string, known []string) (message, near string) {
-	if near = nearest(name, known); near != "" {
+// unknown is the message for a name that is none of known, nor of beside, which are not listed. It names the nearest if one
+// is near, and returns that too.
+func unknown(what, name string, known []string, beside ...string) (message, near string) {
+	if near = nearest(name, slices.Concat(known, beside)); near != "" {
 		return fmt.Sprintf("unknown %s %s, did you mean %q?", what, quoted(name), near), near
 	}
 	return fmt.Sprintf("unknown %s %s, want %s", what, quoted(name), oneOf(known)), ""
@@ -107,40 +108,45 @@ func oneOf(names []string) string {
 	return "one of " + strings.Join(names, ", ")
 }
 
-// nearest returns the name that takes the fewest edits to reach, if they are few for its length: one in three characters.
+// nearest returns the name that takes the fewest edits to reach, if they are few for its length: about one in three characters.
 func nearest(name string, names []string) string {
 	const longest = 64 // no key of ours is longer; it bounds the work for names from a hostile file
 	if len(name) > longest {
 		return ""
 	}
-	best, found := len(name)/3+1, ""
+	best, found := max(1, (len(name)+1)/3)+1, ""
 	for _, n := range names {
-		if d := edits(name, n); d < best || d == best && found == "" && d <= len(n)/3 {
+		if d := edits(name, n); d < best {
 			best, found = d, n
 		}
 	}
 	return found
 }
 
-// edits is the Levenshtein distance of a and b in bytes.
+// edits is the Levenshtein distance of a and b in bytes, where two neighbours that changed places are one edit (the optimal
+// string alignment distance).
 func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	var before []int // the row for i-2
+	last := make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
+	for i := 1; i <= len(a); i++ {
+		row := make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			change := 1
+			if a[i-1] == b[j-1] {
+				change = 0
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+change)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
 		}
+		before, last = last, row
 	}
-	return row[len(b)]
+	return last[len(b)]
 }
 
 // quoted shows text from a file, which may hold anything, on one line and not too long.

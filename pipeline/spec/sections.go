@@ -15,15 +15,17 @@ func (r *reader) scalarKey(e entry, text *string) {
 
 // identify checks name and id. The id is part of what the pipeline stores, so it has few characters and no default that a
 // later edit of a free text would change by a letter.
-func (r *reader) identify(h head, given map[string]bool) {
+func (r *reader) identify(h head) {
 	r.file.Name, r.file.ID = h.Name, h.ID
+	_, named := r.places["name"]
+	_, identified := r.places["id"]
 	switch {
-	case r.blamed("name") || r.blamed("id") || !given["name"]:
+	case r.blamed("name") || r.blamed("id") || !named:
 	case h.Name == "":
 		r.bad("name", "want a text, got an empty one")
-	case given["id"] && !idPattern.MatchString(h.ID):
+	case identified && !idPattern.MatchString(h.ID):
 		r.bad("id", "want 1 to 64 of a-z, 0-9 and -, got %s", quoted(h.ID))
-	case given["id"]:
+	case identified:
 	case !idPattern.MatchString(h.Name):
 		r.bad("name", "want 1 to 64 of a-z, 0-9 and -, or a key id that has them, got %s", quoted(h.Name))
 	default:
@@ -52,7 +54,7 @@ func (r *reader) pick(entries []entry, path, what string, known, beside []string
 		switch {
 		case slices.Contains(beside, e.key):
 		case !slices.Contains(known, e.key):
-			message, _ := unknown(what, e.key, slices.Concat(known, beside))
+			message, _ := unknown(what, e.key, known, beside...)
 			r.faults.add(e.pos, path, "%s", message)
 			mistyped = true
 		case picked != nil:
@@ -188,7 +190,7 @@ func (r *reader) stepName(entries []entry, path string, step *Step) {
 
 func (r *reader) sinks(e entry) {
 	sinks, publishers := names(r.components.Sinks), names(r.components.Publishers)
-	what := fmt.Sprintf("a mapping with a store (%s) and topics (%s)", oneOf(sinks), oneOf(publishers))
+	what := fmt.Sprintf("a mapping with a store (%s) and a publisher (%s)", oneOf(sinks), oneOf(publishers))
 	entries := r.entries(e.value, e.pos, "sinks", what)
 	if entries == nil {
 		return
@@ -214,7 +216,7 @@ func (r *reader) sinks(e entry) {
 		}
 	}
 	if len(topics) > 0 || len(others) == 0 {
-		if kind := r.pick(topics, "sinks", "kind of topics", publishers, nil); kind != nil {
+		if kind := r.pick(topics, "sinks", "publisher", publishers, nil); kind != nil {
 			r.file.Publisher = r.part(kind, r.components.Publishers[kind.key].NewConfig, "sinks")
 		}
 	}

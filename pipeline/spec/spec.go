@@ -173,5 +173,5 @@ func (r *reader) top(root *node, sections map[string]func() any) {
 			r.faults.add(root.pos, "", "key %q is missing", key)
 		}
 	}
-	r.identify(h, given)
+	r.identify(h)
 }

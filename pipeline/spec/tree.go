@@ -27,7 +27,8 @@ const (
 type nodeKind uint8
 
 const (
-	nullNode nodeKind = iota
+	nullNode   nodeKind = iota
+	brokenNode          // has a fault of its own already
 	plainNode
 	quotedNode // always text, whatever it looks like
 	mappingNode
@@ -54,8 +55,14 @@ type entry struct {
 func (n *node) describe() string {
 	switch n.kind {
 	case mappingNode:
+		if len(n.entries) == 0 {
+			return "an empty mapping"
+		}
 		return "a mapping"
 	case sequenceNode:
+		if len(n.items) == 0 {
+			return "an empty list"
+		}
 		return "a list"
 	case quotedNode:
 		return "the text " + quoted(n.text)
@@ -96,6 +103,7 @@ func parseTree(file string, text []byte, faults *faultList) *node {
 		return nil
 	}
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
+	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")) // the lexer counts a line twice where a comment ends so
 	if at := invalidUTF8(text); at >= 0 {
 		faults.add(b.offset(text, at), "", "want UTF-8, got the byte 0x%02x", text[at])
 		return nil
@@ -203,11 +211,11 @@ func invalidUTF8(text []byte) int {
 	return -1
 }
 
-// build never returns nil: what can't be used becomes a null with a fault. pos is the place of what leads to n.
+// build never returns nil: what can't be used becomes a brokenNode with a fault. pos is the place of what leads to n.
 func (b *treeBuilder) build(n ast.Node, pos Position, path string, depth int) *node {
 	if depth > maxDepth {
 		b.faults.add(pos, path, "want values nested at most %d deep", maxDepth)
-		return &node{pos: pos}
+		return &node{kind: brokenNode, pos: pos}
 	}
 	switch n := n.(type) {
 	case nil:
@@ -238,10 +246,10 @@ func (b *treeBuilder) build(n ast.Node, pos Position, path string, depth int) *n
 			}
 			b.faults.add(b.place(n.Start), path, "no anchor &%s stands before this alias", name)
 		}
-		return &node{pos: b.place(n.Start)}
+		return &node{kind: brokenNode, pos: b.place(n.Start)}
 	case *ast.TagNode:
 		b.faults.add(b.place(n.Start), path, "tags such as %s are not supported", quoted(n.Start.Value))
-		return &node{pos: b.place(n.Start)}
+		return &node{kind: brokenNode, pos: b.place(n.Start)}
 	case *ast.LiteralNode:
 		return &node{kind: quotedNode, pos: b.place(n.Start), text: n.Value.Value}
 	case *ast.StringNode:
@@ -253,7 +261,7 @@ func (b *treeBuilder) build(n ast.Node, pos Position, path string, depth int) *n
 		return b.plain(n.GetToken(), n.GetToken().Value)
 	}
 	b.faults.add(pos, path, "want a mapping, a list or a value, got a YAML %s", strings.ToLower(n.Type().YAMLName()))
-	return &node{pos: pos}
+	return &node{kind: brokenNode, pos: pos}
 }
 
 func (b *treeBuilder) plain(t *token.Token, text string) *node {
