@@ -170,10 +170,26 @@ func TestBatchFaults(t *testing.T) {
 	}
 }
 
+// Scenario: a batch whose attributes say that the broker stamped the time of appending.
+// Guarantees: that time is every record's, also where a time does not fit nanoseconds.
+func TestLogAppendTime(t *testing.T) {
+	raw := rawBatch(t, 0, 0, record{value: []byte("1"), time: 1e9}, record{value: []byte("2"), time: 9e9})
+	raw[22] |= attrLogAppendTime
+	for ms, want := range map[int64]int64{1_700_000_000_123: 1_700_000_000_123_000_000, 1 << 62: 1<<63 - 1, -1 << 62: -1 << 63} {
+		binary.BigEndian.PutUint64(raw[35:], uint64(ms))
+		seal(raw)
+		list, err := decodeBatch(raw, 1<<20)
+		ok(t, err)
+		if len(list) != 2 || list[0].Time != want || list[1].Time != want {
+			t.Fatalf("want %d, got %v", want, list)
+		}
+	}
+}
+
 // Scenario: values that compress well, a limit on either side of their size, for every codec.
 // Guarantees: at the limit they come, one byte under it they are refused, and no more than twice the limit is held.
 func TestDecompressionIsBounded(t *testing.T) {
-	const size = 1 << 20
+	const size = 20 << 20
 	for _, codec := range []kafka.Compression{kafka.Gzip, kafka.Snappy, kafka.Lz4, kafka.Zstd} {
 		raw := rawBatch(t, 0, codec, record{value: make([]byte, size)})
 		b, _, err := readBatch(raw, castagnoli())

@@ -23,6 +23,8 @@ type broker interface {
 	// stop ends the cluster and start brings it back at the same addresses with its data.
 	stop(t *testing.T)
 	start(t *testing.T)
+	// stampsTimes says that message.timestamp.type=LogAppendTime has an effect. kfake takes the setting and ignores it.
+	stampsTimes() bool
 }
 
 // fake is a kfake cluster with a data folder.
@@ -31,6 +33,7 @@ type fake struct {
 	ports   []int
 	cluster *kfake.Cluster
 	listen  []string
+	options []kfake.Opt
 }
 
 func newFake(t *testing.T) *fake {
@@ -44,6 +47,8 @@ func newFake(t *testing.T) *fake {
 	return f
 }
 
+func (f *fake) stampsTimes() bool { return false }
+
 func (f *fake) addrs() []string { return f.listen }
 
 func (f *fake) stop(*testing.T) {
@@ -54,7 +59,7 @@ func (f *fake) stop(*testing.T) {
 func (f *fake) start(t *testing.T) {
 	t.Helper()
 	var err error
-	f.cluster, err = kfake.NewCluster(kfake.Ports(f.ports...), kfake.DataDir(f.dir))
+	f.cluster, err = kfake.NewCluster(append(f.options, kfake.Ports(f.ports...), kfake.DataDir(f.dir))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -104,11 +104,15 @@ func (d *decompressor) tooLarge() error {
 	return fmt.Errorf("%w of %d bytes", errTooLarge, d.limit)
 }
 
+// zstdWindow is a window that producers may announce for batches of any size: 8 MiB is what usual levels do. The
+// library refuses a window over the memory it is allowed, so the limit can't be lower.
+const zstdWindow = 16 << 20
+
 func (d *decompressor) readZstd(src []byte) error {
 	if d.zstd == nil {
 		var err error
-		d.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(d.limit)),
-			zstd.WithDecoderMaxWindow(uint64(max(d.limit, zstd.MinWindowSize))))
+		d.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderMaxMemory(uint64(max(d.limit, zstdWindow))))
 		if err != nil {
 			return err
 		}
