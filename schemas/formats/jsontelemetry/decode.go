@@ -8,11 +8,9 @@
 package jsontelemetry
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -26,6 +24,7 @@ const maxName = 1024
 // Decoder decodes messages of this format. It is for one goroutine.
 type Decoder struct {
 	config Config
+	digits int // config.TS.digits()
 	scan   scanner
 	row    schemas.Row
 }
@@ -38,7 +37,7 @@ func New(c Config) (*Decoder, error) {
 	for _, f := range c.Faults() {
 		faults = append(faults, fmt.Errorf("%s: %s", f.Path, f.Message))
 	}
-	return &Decoder{config: c}, errors.Join(faults...)
+	return &Decoder{config: c, digits: c.TS.digits()}, errors.Join(faults...)
 }
 
 // Decode implements [formats.Decoder].
@@ -132,7 +131,7 @@ func (d *Decoder) value(t *token) *formats.Reject {
 	case notFinite:
 		r.VType, r.Flags = schemas.TypeNull, r.Flags|schemas.FlagNotFinite
 	case number:
-		d.number(t.raw)
+		d.number(t)
 	default:
 		if t.kind == text && isNotFinite(t.raw) {
 			r.VType, r.Flags = schemas.TypeNull, r.Flags|schemas.FlagNotFinite
@@ -144,41 +143,42 @@ func (d *Decoder) value(t *token) *formats.Reject {
 }
 
 // number reads a JSON number: an integer of 64 bits is kept exactly beside its float64.
-func (d *Decoder) number(raw []byte) {
+func (d *Decoder) number(t *token) {
 	r := &d.row
-	v, exact := shortFloat(raw)
-	if !exact {
-		v, _ = strconv.ParseFloat(string(raw), 64) // the grammar is checked; an overflow gives an infinity
-	}
+	v := t.decimal.float(t.raw)
 	if math.IsInf(v, 0) {
 		r.VType, r.Flags = schemas.TypeNull, r.Flags|schemas.FlagNotFinite
 		return
 	}
 	r.VType, r.HasValue, r.Value = schemas.TypeFloat, true, v
-	if bytes.ContainsAny(raw, ".eE") {
-		return
-	}
-	if n, err := strconv.ParseInt(string(raw), 10, 64); err == nil {
-		r.VType, r.HasInt, r.Int = schemas.TypeInt, true, n
-	} else if u, err := strconv.ParseUint(string(raw), 10, 64); err == nil {
+	u, whole := t.decimal.magnitude(t.raw)
+	switch negative := t.decimal.negative; {
+	case !whole || negative && u > 1<<63:
+	case negative:
+		r.VType, r.HasInt, r.Int = schemas.TypeInt, true, -int64(u)
+	case u > math.MaxInt64:
 		r.VType, r.HasInt, r.Int = schemas.TypeUint, true, int64(u)
+	default:
+		r.VType, r.HasInt, r.Int = schemas.TypeInt, true, int64(u)
 	}
 }
 
 // time reads the field ts in ns UTC.
 func (d *Decoder) time(t *token) (int64, *formats.Reject) {
 	unit := d.config.TS
+	number, ok := &t.decimal, t.kind == number
 	switch {
 	case t.kind == absent:
 		return 0, formats.Rejectf(schemas.DeadMissing, "ts: want a time in %s, got no such key", unit)
 	case unit == RFC3339 && t.kind == text:
 		return rfc3339(t.raw)
-	case unit == RFC3339, t.kind != number && t.kind != text:
-		return 0, formats.Rejectf(schemas.DeadWrongType, "ts: want a time in %s, got %s", unit, t)
-	case t.kind == text && !isNumber(t.raw):
+	case t.kind == text && len(t.raw) > 0:
+		ok = parseDecimal(t.raw, 0, number) == len(t.raw)
+	}
+	if !ok || unit == RFC3339 {
 		return 0, formats.Rejectf(schemas.DeadWrongType, "ts: want a time in %s, got %s", unit, t)
 	}
-	ns, ok := decimal(t.raw, unit.digits())
+	ns, ok := number.scaled(d.digits)
 	if !ok {
 		return 0, formats.Rejectf(schemas.DeadOutOfRange, "ts: want a time in %s within years 1678 to 2262, got %.40s", unit, t.raw)
 	}
@@ -212,13 +212,13 @@ func (d *Decoder) quality(t *token) *formats.Reject {
 		}
 		return nil
 	case t.kind == number && kind != QualityBool:
-		n, err := strconv.ParseUint(string(t.raw), 10, 8)
-		if err == nil && n <= uint64(schemas.Good) && kind != QualityOPCDA {
+		n, ok := t.decimal.magnitude(t.raw)
+		if ok = ok && n <= math.MaxUint8 && !t.decimal.negative; ok && n <= uint64(schemas.Good) && kind != QualityOPCDA {
 			r.Quality = schemas.Quality(n)
 			r.Status = [...]uint32{statusBad, statusUncertain, 0}[n]
 			return nil
 		}
-		if err == nil && kind != QualityLevel {
+		if ok && kind != QualityLevel {
 			r.Quality, r.Status = opcDA(uint8(n))
 			return nil
 		}

@@ -2,9 +2,9 @@ package jsontelemetry
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
-	"math"
-	"strconv"
+	"math/bits"
 	"strings"
 
 	"github.com/go-faster/jx"
@@ -28,8 +28,9 @@ const (
 
 // token is the value of one of the keys that count.
 type token struct {
-	kind kind
-	raw  []byte // into the message, or into a buffer of jx
+	kind    kind
+	raw     []byte  // as it stands in the message; of a text without quotes and escapes
+	decimal decimal // of a number
 }
 
 // String shows a token in an error.
@@ -52,6 +53,7 @@ func (t *token) String() string {
 // and in place, because that halves the cost of a row; texts with escapes, objects and arrays it hands to jx.
 type scanner struct {
 	ts, asset, tag, value, q token
+	skipped                  token // the value of a key that does not count
 
 	src []byte
 	at  int
@@ -68,7 +70,10 @@ func (s *scanner) invalid(wanted string) *formats.Reject {
 
 // object scans a message. It returns a *formats.Reject as error.
 func (s *scanner) object(src []byte) error {
-	*s = scanner{src: src, jx: s.jx}
+	s.src, s.at = src, 0
+	for _, t := range []*token{&s.ts, &s.asset, &s.tag, &s.value, &s.q} {
+		t.kind = absent
+	}
 	s.space()
 	if !s.take('{') {
 		if s.at < len(src) && jx.Valid(src) {
@@ -116,7 +121,7 @@ func (s *scanner) end() error {
 	return nil
 }
 
-// field is where the value of a key goes; nil for a key that does not count.
+// field is where the value of a key goes.
 func (s *scanner) field(key []byte) *token {
 	switch string(key) {
 	case "ts":
@@ -130,10 +135,13 @@ func (s *scanner) field(key []byte) *token {
 	case "q":
 		return &s.q
 	}
-	return nil
+	return &s.skipped
 }
 
 func (s *scanner) space() {
+	if s.at < len(s.src) && s.src[s.at] > ' ' {
+		return
+	}
 	for s.at < len(s.src) {
 		switch s.src[s.at] {
 		case ' ', '\t', '\n', '\r':
@@ -158,35 +166,29 @@ var words = []struct {
 	kind kind
 }{{"true", truth}, {"false", falsehood}, {"null", null}, {"NaN", notFinite}, {"Infinity", notFinite}, {"-Infinity", notFinite}}
 
-// read reads a value into t, or over it if t is nil.
+// read reads a value into t.
 func (s *scanner) read(t *token) *formats.Reject {
-	var skipped token
-	if t == nil {
-		t = &skipped
-	}
 	if s.at >= len(s.src) {
 		return s.invalid("a value")
 	}
+	var reject *formats.Reject
 	switch c := s.src[s.at]; {
 	case c == '"':
-		raw, reject := s.text()
-		*t = token{text, raw}
+		t.kind = text
+		t.raw, reject = s.text()
 		return reject
-	case c == '{' || c == '[':
-		raw, reject := s.composite()
-		*t = token{composite, raw}
-		return reject
-	case c >= '0' && c <= '9' || c == '-' && s.at+1 < len(s.src) && s.src[s.at+1] != 'I':
-		end := s.at
-		for end < len(s.src) && numeric(s.src[end]) {
-			end++
+	case c-'0' < 10 || c == '-' && s.at+1 < len(s.src) && s.src[s.at+1] != 'I':
+		end := parseDecimal(s.src, s.at, &t.decimal)
+		if end < 0 {
+			s.at = ^end
+			return s.invalid("a digit")
 		}
-		raw := s.src[s.at:end]
-		if !isNumber(raw) {
-			return s.invalid("a number")
-		}
-		*t, s.at = token{number, raw}, end
+		t.kind, t.raw, s.at = number, s.src[s.at:end], end
 		return nil
+	case c == '{' || c == '[':
+		t.kind = composite
+		t.raw, reject = s.composite()
+		return reject
 	}
 	for _, w := range words {
 		if end := s.at + len(w.word); end <= len(s.src) && string(s.src[s.at:end]) == w.word {
@@ -194,7 +196,7 @@ func (s *scanner) read(t *token) *formats.Reject {
 			if w.kind == notFinite && t != &s.value {
 				break
 			}
-			*t, s.at = token{w.kind, s.src[s.at:end]}, end
+			t.kind, t.raw, s.at = w.kind, s.src[s.at:end], end
 			return nil
 		}
 	}
@@ -203,17 +205,31 @@ func (s *scanner) read(t *token) *formats.Reject {
 
 // text reads a text, which begins at s.at.
 func (s *scanner) text() ([]byte, *formats.Reject) {
-	for i := s.at + 1; i < len(s.src); i++ {
-		switch c := s.src[i]; {
+	src, start := s.src, s.at+1
+	for i := start; i < len(src); i++ {
+		if i+8 <= len(src) {
+			// Eight bytes at once: a byte's high bit is set in x-ones&^x if the byte is 0, in x-below&^x if it is under
+			// 0x20 (Anderson, "Bit Twiddling Hacks", "Determine if a word has a byte less than n"). Bits above the first
+			// such byte may be wrong; it is found again byte by byte.
+			const ones, high, below = 0x0101010101010101, 0x8080808080808080, 0x2020202020202020
+			v := binary.LittleEndian.Uint64(src[i:])
+			quote, slash := v^ones*'"', v^ones*'\\'
+			found := ((quote-ones)&^quote | (slash-ones)&^slash | (v-below)&^v) & high
+			if found == 0 {
+				i += 7
+				continue
+			}
+			i += bits.TrailingZeros64(found) / 8
+		}
+		switch c := src[i]; {
 		case c == '"':
-			raw := s.src[s.at+1 : i]
 			s.at = i + 1
-			return raw, nil
+			return src[start:i], nil
 		case c == '\\' || c < ' ':
 			return s.escaped()
 		}
 	}
-	s.at = len(s.src)
+	s.at = len(src)
 	return nil, s.invalid("the end of a text")
 }
 
@@ -245,43 +261,6 @@ func (s *scanner) composite() ([]byte, *formats.Reject) {
 	return raw, nil
 }
 
-func numeric(c byte) bool {
-	return c >= '0' && c <= '9' || c == '.' || c == '-' || c == '+' || c == 'e' || c == 'E'
-}
-
-// isNumber checks JSON's grammar of numbers (RFC 8259, section 6).
-func isNumber(b []byte) bool {
-	i := 0
-	digits := func() bool {
-		from := i
-		for i < len(b) && b[i] >= '0' && b[i] <= '9' {
-			i++
-		}
-		return i > from
-	}
-	if i < len(b) && b[i] == '-' {
-		i++
-	}
-	leading := i
-	if !digits() || b[leading] == '0' && i > leading+1 {
-		return false
-	}
-	if i < len(b) && b[i] == '.' {
-		if i++; !digits() {
-			return false
-		}
-	}
-	if i < len(b) && (b[i] == 'e' || b[i] == 'E') {
-		if i++; i < len(b) && (b[i] == '+' || b[i] == '-') {
-			i++
-		}
-		if !digits() {
-			return false
-		}
-	}
-	return i == len(b)
-}
-
 // isNotFinite tells the texts that stand for NaN and the infinities.
 func isNotFinite(raw []byte) bool {
 	switch strings.TrimPrefix(string(raw), "-") {
@@ -289,80 +268,4 @@ func isNotFinite(raw []byte) bool {
 		return true
 	}
 	return false
-}
-
-// powers are the powers of ten that float64 holds exactly.
-var powers = [...]float64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22}
-
-// shortFloat reads a number without exponent and with a mantissa below 2^53. Its quotient by an exact power of ten is
-// then rounded once, hence right (Clinger 1990, "How to read floating point numbers accurately").
-func shortFloat(raw []byte) (v float64, ok bool) {
-	var mantissa uint64
-	digits, fraction, negative, point := 0, 0, false, false
-	for i, c := range raw {
-		switch {
-		case c >= '0' && c <= '9':
-			if digits++; digits > 18 {
-				return 0, false
-			}
-			mantissa = mantissa*10 + uint64(c-'0')
-			if point {
-				fraction++
-			}
-		case c == '.':
-			point = true
-		case c == '-' && i == 0:
-			negative = true
-		default:
-			return 0, false
-		}
-	}
-	if mantissa >= 1<<53 {
-		return 0, false
-	}
-	v = float64(mantissa) / powers[fraction]
-	if negative {
-		v = -v
-	}
-	return v, true
-}
-
-// decimal reads a number of 10^digits nanoseconds as nanoseconds, exactly; what is finer is cut off. It is false for what
-// does not fit.
-func decimal(raw []byte, digits int) (int64, bool) {
-	if bytes.ContainsAny(raw, "eE") {
-		v, err := strconv.ParseFloat(string(raw), 64)
-		if v *= powers[digits]; err != nil || math.Abs(v) >= math.MaxInt64 {
-			return 0, false
-		}
-		return int64(v), true
-	}
-	whole, fraction, _ := bytes.Cut(raw, []byte{'.'})
-	negative := raw[0] == '-'
-	n, ok := int64(0), true
-	push := func(c byte) {
-		d := int64(c - '0')
-		if n < (math.MinInt64+d)/10 {
-			ok = false
-			return
-		}
-		n = n*10 - d // negative, where there is room for one more
-	}
-	if negative {
-		whole = whole[1:]
-	}
-	for _, c := range whole {
-		push(c)
-	}
-	for i := range digits {
-		if i < len(fraction) {
-			push(fraction[i])
-		} else {
-			push('0')
-		}
-	}
-	if negative {
-		return n, ok
-	}
-	return -n, ok && n != math.MinInt64
 }
