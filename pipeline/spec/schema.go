@@ -178,6 +178,10 @@ func addDefaults(s *jsonschema.Schema, v reflect.Value) {
 		case reflect.Struct:
 			addDefaults(p, value)
 		case reflect.Slice, reflect.Map: // none of ours has a default
+		case reflect.String:
+			if value.Len() > 0 {
+				p.Default = value.String()
+			}
 		default:
 			p.Default = value.Interface()
 		}

@@ -249,8 +249,8 @@ func TestHostileText(t *testing.T) {
 		{"brackets", "version: " + strings.Repeat("[", 1000), "f:1:42: want values nested at most 32 deep"},
 		{"dashes", strings.Repeat("- ", 100_000), "f:1:120001: want at most 60000 YAML tokens, got 100000"},
 		{"dashes in a row", strings.Repeat("- ", 1000), "f:1:65: want values nested at most 32 deep"},
-		{"alias to nothing", "version: 1\nname: *n\n", "f:2:7: name: no anchor &n stands before this alias"},
-		{"alias to itself", "version: 1\ntrain: &a [*a]\n", "f:2:12: train[0]: no anchor &a stands before this alias"},
+		{"alias to nothing", "version: 1\nname: *n\n", "f:2:7: name: no anchor \"&n\" stands before this alias"},
+		{"alias to itself", "version: 1\ntrain: &a [*a]\n", "f:2:12: train[0]: no anchor \"&a\" stands before this alias"},
 		{"indentation", deepMapping(1000), "want values nested at most 32 deep"},
 		{"bomb", aliasBomb(), "want at most 100000 values, aliases counted where they are used"},
 	} {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -182,7 +183,8 @@ func (b *treeBuilder) syntax(err error) {
 		}
 	}
 	first, _, _ := strings.Cut(message, "\n")
-	b.faults.add(pos, "", "not YAML: %s", strings.ReplaceAll(first, "\t", `\t`))
+	escaped := strconv.Quote(first) // the parser's messages quote the text as it is
+	b.faults.add(pos, "", "not YAML: %s", strings.ReplaceAll(escaped[1:len(escaped)-1], `\"`, `"`))
 }
 
 func (b *treeBuilder) place(t *token.Token) Position {
@@ -244,7 +246,7 @@ func (b *treeBuilder) build(n ast.Node, pos Position, path string, depth int) *n
 			if out := b.anchors[name]; out != nil {
 				return out
 			}
-			b.faults.add(b.place(n.Start), path, "no anchor &%s stands before this alias", name)
+			b.faults.add(b.place(n.Start), path, "no anchor %s stands before this alias", quoted("&"+name))
 		}
 		return &node{kind: brokenNode, pos: b.place(n.Start)}
 	case *ast.TagNode:
