@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/tailrace/tailrace/connectors/file"
+	"github.com/tailrace/tailrace/operators/train"
+	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/pipeline/spec"
+)
+
+// trainSection is the section train of a pipeline file.
+type trainSection struct {
+	// Data is the recorded data to learn from.
+	Data file.Config `yaml:"data"`
+	// Model is what to fit and where to write it.
+	Model train.Config `yaml:"model"`
+}
+
+func (s *trainSection) Validate() []pipeline.Fault {
+	var faults []pipeline.Fault
+	for name, part := range map[string]pipeline.Validator{"data": &s.Data, "model": &s.Model} {
+		for _, f := range part.Validate() {
+			f.Path = joinPath(name, f.Path)
+			faults = append(faults, f)
+		}
+	}
+	return faults
+}
+
+func joinPath(outer, inner string) string {
+	if inner == "" {
+		return outer
+	}
+	return outer + "." + inner
+}
+
+// sections are the parts of a pipeline file that the engine does not know.
+func sections() map[string]func() any {
+	return map[string]func() any{
+		"train": func() any { return &trainSection{Data: file.DefaultConfig(), Model: train.DefaultConfig()} },
+	}
+}
+
+// load reads and checks a pipeline file.
+func (e *env) load(path string) (*spec.File, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: pipeline file: %w", errStart, err)
+	}
+	return spec.Parse(path, text, e.Components, sections())
+}
+
+// plan turns a checked pipeline file into what the engine runs. The engine must have been given every part that a run
+// needs: a file for train alone may leave the source and the sinks out.
+func (e *env) plan(f *spec.File, path string) (pipeline.Plan, error) {
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return pipeline.Plan{}, err
+	}
+	p := pipeline.Plan{
+		ID: f.ID, Dir: dir, Scorers: e.Components.Scorers,
+		Watermark: f.Watermark, Checkpoint: f.Checkpoint, Limits: f.Limits,
+	}
+	var faults []error
+	p.Source = make1(&faults, e.Components.Sources, f.Source.Kind, f.Source.Config)
+	p.Decoder = make1(&faults, e.Components.Formats, f.Source.Format.Kind, f.Source.Format.Config)
+	p.Sink = make1(&faults, e.Components.Sinks, f.Sink.Kind, f.Sink.Config)
+	p.Publisher = make1(&faults, e.Components.Publishers, f.Publisher.Kind, f.Publisher.Config)
+	for _, s := range f.Steps {
+		p.Steps = append(p.Steps, pipeline.Step{Name: s.Name, New: make1(&faults, e.Components.Operators, s.Kind, s.Config)})
+	}
+	return p, errors.Join(faults...)
+}
+
+// make1 makes the component that a file names.
+func make1[T any](faults *[]error, from map[string]pipeline.Component[T], kind string, config any) T {
+	made, err := from[kind].New(config)
+	if err != nil {
+		*faults = append(*faults, fmt.Errorf("%w: %s: %w", pipeline.ErrConfig, kind, err))
+	}
+	return made
+}
+
+// placed turns the errors of binding the steps into faults with their place in the file.
+func placed(f *spec.File, err error) error {
+	var faults spec.Faults
+	var collect func(error)
+	collect = func(err error) {
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+			for _, part := range joined.Unwrap() {
+				collect(part)
+			}
+			return
+		}
+		var step *pipeline.StepError
+		if errors.As(err, &step) && step.Index < len(f.Steps) {
+			faults = append(faults, f.Fault(f.Steps[step.Index].Path, step.Err.Error()))
+			return
+		}
+		faults = append(faults, spec.Fault{Message: err.Error()})
+	}
+	if err == nil {
+		return nil
+	}
+	collect(err)
+	return faults
+}

@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/spf13/cobra"
+	"github.com/tailrace/tailrace/pipeline"
+)
+
+func (e *env) runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run FILE",
+		Short: "Run a pipeline until it is told to stop",
+		Long: "Run a pipeline until Ctrl+C or SIGTERM. It then stores and commits what it has read and exits with 0; a\n" +
+			"second signal ends it at once.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return e.run(cmd.Context(), args[0]) },
+	}
+}
+
+func (e *env) run(ctx context.Context, path string) error {
+	f, err := e.load(path)
+	if err != nil {
+		return err
+	}
+	plan, err := e.plan(f, path)
+	if err != nil {
+		return err
+	}
+	engine := pipeline.New(plan, pipeline.Env{Log: e.log, Alloc: e.Alloc})
+	err = serveWhile(ctx, engine, f.HTTP.Address, func(ctx context.Context) error {
+		e.log.Info("running", "pipeline", plan.ID, "file", path, "http", f.HTTP.Address)
+		return engine.Run(ctx)
+	})
+	m := engine.Metrics()
+	e.log.Info("stopped", "telemetry", m.Stored(pipeline.Telemetry), "predictions", m.Stored(pipeline.Predictions),
+		"events", m.Stored(pipeline.EventsTable))
+	if e.json {
+		return errors.Join(err, e.print(map[string]any{
+			"pipeline": plan.ID, "telemetry_rows": m.Stored(pipeline.Telemetry), "predictions": m.Stored(pipeline.Predictions),
+			"events": m.Stored(pipeline.EventsTable),
+		}))
+	}
+	return err
+}
+
+// serveWhile serves the engine's metrics and health while f runs.
+func serveWhile(ctx context.Context, engine *pipeline.Engine, address string, f func(context.Context) error) error {
+	if address == "" {
+		return f(ctx)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("http.address: %w", err)
+	}
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- engine.Serve(serving, l) }()
+	err = f(ctx)
+	stop()
+	return errors.Join(err, <-done)
+}

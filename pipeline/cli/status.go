@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/tailrace/tailrace/pipeline"
+)
+
+// statusTimeout bounds the question to a running pipeline, which answers from memory.
+const statusTimeout = 5 * time.Second
+
+// statusMax bounds the answer: some 100,000 assets.
+const statusMax = 32 << 20
+
+func (e *env) statusCommand() *cobra.Command {
+	var address string
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Ask a running pipeline how far each asset has come, and why one is not scored",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return e.status(cmd.Context(), address) },
+	}
+	c.Flags().StringVar(&address, "address", pipeline.DefaultHTTP().Address, "http.address of the running pipeline")
+	return c
+}
+
+func (e *env) status(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/status", nil)
+	if err != nil {
+		return usage(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("%w: no pipeline answers at %s: %w", errStart, address, err)
+	}
+	defer response.Body.Close()
+	var s pipeline.Status
+	if err := json.NewDecoder(io.LimitReader(response.Body, statusMax)).Decode(&s); err != nil {
+		return fmt.Errorf("%s: not the status of a pipeline: %w", address, err)
+	}
+	if e.json {
+		return e.print(s)
+	}
+	fmt.Fprintf(e.Out, "pipeline %s: %s\n", s.Pipeline, s.Stage)
+	if !s.Ready {
+		fmt.Fprintf(e.Out, "not ready: %s\n", s.Reason)
+	}
+	table := tabwriter.NewWriter(e.Out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "ASSET\tPARTITION\tROWS\tLAST READ\tLAST WINDOW\tLAST STORED\tSCORE")
+	for _, a := range s.Assets {
+		score := "none: " + a.Reason
+		switch {
+		case a.LastScore != nil:
+			score = fmt.Sprintf("%.3f", *a.LastScore)
+		case a.LastWindow.IsZero():
+			score = "none: no window has closed"
+		}
+		fmt.Fprintf(table, "%q\t%d\t%d\t%s\t%s\t%s\t%s\n", a.Asset, a.Partition, a.Rows, at(a.LastRead), at(a.LastWindow), at(a.LastStored), score)
+	}
+	return table.Flush()
+}
+
+func at(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Format(time.RFC3339)
+}
