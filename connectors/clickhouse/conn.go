@@ -1,0 +1,95 @@
+package clickhouse
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+)
+
+// Conn is a connection of clickhouse-go: DDL, and queries for people.
+type Conn = driver.Conn
+
+// Connect returns a connection for statements and queries, checked by a ping. A relative password_file starts in the
+// working folder. What no retry mends wraps pipeline.ErrConfig. The caller closes it.
+func Connect(ctx context.Context, c Config) (driver.Conn, error) {
+	password, err := c.password("")
+	if err != nil {
+		return nil, err
+	}
+	return connect(ctx, c, c.Database, password)
+}
+
+func connect(ctx context.Context, c Config, database, password string) (driver.Conn, error) {
+	conn, err := clickhouse.Open(&clickhouse.Options{
+		Addr:        []string{c.Address},
+		Auth:        clickhouse.Auth{Database: database, Username: c.User, Password: password},
+		DialTimeout: c.DialTimeout,
+		ReadTimeout: c.InsertTimeout,
+		Logger:      slog.New(slog.DiscardHandler),
+		// Statements run one after the other; a summary asks a few questions at once at most.
+		MaxOpenConns: 4,
+		MaxIdleConns: 1,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c, err)
+	}
+	if err := conn.Ping(ctx); err != nil {
+		conn.Close()
+		return nil, asConfig(fmt.Errorf("%s: %w", c, err))
+	}
+	return conn, nil
+}
+
+// writer is one connection for blocks. It is for one goroutine.
+type writer struct {
+	client *ch.Client
+	conn   net.Conn
+}
+
+// dialWriter connects and logs in. buf is kept between connections: it has the size of a block.
+func dialWriter(ctx context.Context, c Config, password string, buf *proto.Buffer) (*writer, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.DialTimeout)
+	defer cancel()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", c.Address)
+	if err != nil {
+		return nil, err
+	}
+	compression := ch.CompressionDisabled
+	if c.Compression == CompressionLZ4 {
+		compression = ch.CompressionLZ4
+	}
+	client, err := ch.ConnectWithBuffer(ctx, conn, ch.Options{
+		Database: c.Database, User: c.User, Password: password, Compression: compression,
+		ReadTimeout: ch.NoTimeout, // each call has its context's deadline
+		ClientName:  "tailrace",
+	}, buf)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &writer{client: client, conn: conn}, nil
+}
+
+// do runs q. The connection is good for another call only if it returns nil. When ctx ends the connection is closed under
+// the call: a server that has stopped reading would hold it otherwise.
+func (w *writer) do(ctx context.Context, q ch.Query) error {
+	stop := context.AfterFunc(ctx, func() { w.conn.Close() })
+	err := w.client.Do(ctx, q)
+	if !stop() && err == nil {
+		// The acknowledgement came, and then the end: the block is in.
+		w.close()
+	}
+	return err
+}
+
+// close ends the connection. An error of closing says nothing: blocks are acknowledged one by one.
+func (w *writer) close() { w.client.Close() }
+
+func (w *writer) closed() bool { return w.client.IsClosed() }

@@ -1,0 +1,105 @@
+package clickhouse
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"github.com/tailrace/tailrace/pipeline"
+)
+
+// kind says what may be done about an error.
+type kind int
+
+const (
+	transient kind = iota // the same block may pass later
+	access                // the user must change something: a name, a password, a grant, the tables
+	refused               // the server refuses this block and will again
+)
+
+// transientCodes are the exceptions that the state of the server or the network explains, not the block: the names in
+// ClickHouse's src/Common/ErrorCodes.cpp.
+var transientCodes = []proto.Error{
+	32,  // ATTEMPT_TO_READ_AFTER_EOF: the connection broke inside the block
+	95,  // CANNOT_READ_FROM_SOCKET
+	96,  // CANNOT_WRITE_TO_SOCKET
+	159, // TIMEOUT_EXCEEDED
+	173, // CANNOT_ALLOCATE_MEMORY
+	201, // QUOTA_EXCEEDED: a quota is per interval
+	202, // TOO_MANY_SIMULTANEOUS_QUERIES
+	203, // NO_FREE_CONNECTION
+	209, // SOCKET_TIMEOUT
+	210, // NETWORK_ERROR
+	225, // NO_ZOOKEEPER
+	236, // ABORTED
+	241, // MEMORY_LIMIT_EXCEEDED
+	242, // TABLE_IS_READ_ONLY: the replica has lost Keeper
+	243, // NOT_ENOUGH_SPACE
+	252, // TOO_MANY_PARTS: merges are behind
+	279, // ALL_CONNECTION_TRIES_FAILED
+	285, // TOO_FEW_LIVE_REPLICAS
+	286, // UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE
+	319, // UNKNOWN_STATUS_OF_INSERT
+	394, // QUERY_WAS_CANCELLED: by the server's going down, or by hand
+	425, // SYSTEM_ERROR
+	439, // CANNOT_SCHEDULE_TASK
+	999, // KEEPER_EXCEPTION
+}
+
+// accessCodes are the exceptions that only a change of the configuration or of the server mends.
+var accessCodes = []proto.Error{
+	16,  // NO_SUCH_COLUMN_IN_TABLE
+	60,  // UNKNOWN_TABLE
+	81,  // UNKNOWN_DATABASE
+	115, // UNKNOWN_SETTING: the server is too old
+	164, // READONLY: the user may only read
+	192, // UNKNOWN_USER
+	193, // WRONG_PASSWORD
+	194, // REQUIRED_PASSWORD
+	291, // DATABASE_ACCESS_DENIED
+	497, // ACCESS_DENIED
+	516, // AUTHENTICATION_FAILED
+}
+
+const codeUnknownDatabase proto.Error = 81
+
+// codeOf is the code of the exception that err carries, from either client.
+func codeOf(err error) (proto.Error, bool) {
+	var raw *ch.Exception
+	if errors.As(err, &raw) {
+		return raw.Code, true
+	}
+	var plain *clickhouse.Exception
+	if errors.As(err, &plain) {
+		return proto.Error(plain.Code), true
+	}
+	return 0, false
+}
+
+// kindOf sorts err. What is no exception happened on the way, and may go better the next time.
+func kindOf(err error) kind {
+	if errors.Is(err, pipeline.ErrConfig) {
+		return access
+	}
+	code, ok := codeOf(err)
+	switch {
+	case !ok, slices.Contains(transientCodes, code):
+		return transient
+	case slices.Contains(accessCodes, code):
+		return access
+	}
+	return refused
+}
+
+// asConfig makes an error that no retry mends one that wraps ErrConfig. Before the first block there is no data that
+// could be at fault.
+func asConfig(err error) error {
+	if err == nil || errors.Is(err, pipeline.ErrConfig) || kindOf(err) == transient {
+		return err
+	}
+	return fmt.Errorf("%w: %w", pipeline.ErrConfig, err)
+}

@@ -1,0 +1,163 @@
+package clickhouse
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/ClickHouse/ch-go/proto"
+	"github.com/apache/arrow/go/v15/arrow"
+
+	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/schemas"
+)
+
+// table is how the rows of one table become INSERTs. It has one block loaded at a time.
+type table interface {
+	name() pipeline.Table
+	// partition is the column whose month the table is partitioned by.
+	partition() string
+	// plan takes the parts of a checkpoint and returns how many blocks they are. It borrows them until release.
+	plan(parts []pipeline.Part, rowsMax int) (int, error)
+	// load makes block i the one that input encodes.
+	load(i int, run [16]byte, seq uint64) *block
+	input() proto.Input
+	release()
+}
+
+// tables are the tables in the order in which a checkpoint is written: what explains an event is there before it.
+func tables() []table {
+	return []table{newTelemetry(), newPredictions(), newEvents()}
+}
+
+// columnar is a table whose rows are records: each column is encoded from its Arrow column.
+type columnar struct {
+	table   pipeline.Table
+	schema  *arrow.Schema
+	ts      int // column of the record
+	columns proto.Input
+	cuts    []cut
+	block   block
+}
+
+func (t *columnar) name() pipeline.Table { return t.table }
+func (t *columnar) partition() string    { return t.schema.Field(t.ts).Name }
+func (t *columnar) input() proto.Input   { return t.columns }
+func (t *columnar) release()             { t.cuts, t.block = nil, block{} }
+
+func (t *columnar) plan(parts []pipeline.Part, rowsMax int) (int, error) {
+	for _, p := range parts {
+		for _, rec := range p.Batches {
+			if rec.Schema() != t.schema && !sameFields(rec.Schema(), t.schema) {
+				return 0, fmt.Errorf("table %s: want columns %v, got %v", t.table, t.schema, rec.Schema())
+			}
+		}
+	}
+	t.cuts = split(parts, t.ts, rowsMax)
+	return len(t.cuts), nil
+}
+
+func sameFields(a, b *arrow.Schema) bool {
+	return slices.EqualFunc(a.Fields(), b.Fields(), func(x, y arrow.Field) bool {
+		return x.Name == y.Name && arrow.TypeEqual(x.Type, y.Type)
+	})
+}
+
+func (t *columnar) load(i int, run [16]byte, seq uint64) *block {
+	t.block = block{cut: t.cuts[i], run: run, seq: seq, num: uint32(i)}
+	return &t.block
+}
+
+// definition is a column of a table: name, type and encoder.
+type definition struct {
+	name string
+	kind proto.ColumnType
+	enc  encoder
+}
+
+// The types that several columns have.
+const (
+	lowText  proto.ColumnType = "LowCardinality(String)"
+	lowTexts proto.ColumnType = "Array(LowCardinality(String))"
+	time6    proto.ColumnType = "DateTime64(6, 'UTC')"
+	time3    proto.ColumnType = "DateTime64(3, 'UTC')"
+	numbers  proto.ColumnType = "Map(LowCardinality(String), Float32)"
+)
+
+func newColumnar(name pipeline.Table, schema *arrow.Schema, ts int, definitions []definition) *columnar {
+	t := &columnar{table: name, schema: schema, ts: ts}
+	for _, d := range append(definitions, lineage()...) {
+		t.columns = append(t.columns, proto.InputColumn{
+			Name: d.name, Data: &column{name: d.name, kind: d.kind, enc: d.enc, block: &t.block},
+		})
+	}
+	return t
+}
+
+func newTelemetry() *columnar {
+	return newColumnar(pipeline.Telemetry, schemas.Telemetry(), schemas.ColTS, []definition{
+		{"ts", time6, micros{schemas.ColTS}},
+		{"ts_ingest", time3, millis{schemas.ColTSIngest}},
+		{"ts_kind", "UInt8", fixed{schemas.ColTSKind, 1}},
+		{"asset", lowText, &lowCardinality{col: schemas.ColAsset}},
+		{"tag", lowText, &lowCardinality{col: schemas.ColTag}},
+		{"vtype", "UInt8", fixed{schemas.ColVType, 1}},
+		{"value", "Nullable(Float64)", nullable{schemas.ColValue, 8}},
+		{"value_int", "Nullable(Int64)", nullable{schemas.ColValueInt, 8}},
+		{"value_str", "Nullable(String)", &nullableText{col: schemas.ColValueStr}},
+		{"quality", "UInt8", fixed{schemas.ColQuality, 1}},
+		{"status", "UInt32", fixed{schemas.ColStatus, 4}},
+		{"flags", "UInt32", fixed{schemas.ColFlags, 4}},
+		{"unit", lowText, &lowCardinality{col: schemas.ColUnit}},
+		{"src", lowText, &lowCardinality{col: schemas.ColSrc}},
+		{"src_seq", "UInt64", fixed{schemas.ColSrcSeq, 8}},
+		{"k_topic", lowText, &lowCardinality{col: schemas.ColKTopic}},
+		{"k_part", "Int32", fixed{schemas.ColKPart, 4}},
+		{"k_offset", "Int64", fixed{schemas.ColKOffset, 8}},
+		{"k_idx", "UInt32", fixed{schemas.ColKIdx, 4}},
+	})
+}
+
+func newPredictions() *columnar {
+	return newColumnar(pipeline.Predictions, schemas.Predictions(), schemas.PredTS, []definition{
+		{"asset", lowText, &lowCardinality{col: schemas.PredAsset}},
+		{"window_start", time6, micros{schemas.PredWindowStart}},
+		{"window_end", time6, micros{schemas.PredWindowEnd}},
+		{"ts", time6, micros{schemas.PredTS}},
+		{"ts_ingest", time3, millis{schemas.PredTSIngest}},
+		{"n", "UInt32", fixed{schemas.PredN, 4}},
+		{"coverage", "Float32", fixed{schemas.PredCoverage, 4}},
+		{"model", lowText, &lowCardinality{col: schemas.PredModel}},
+		{"model_version", lowText, &lowCardinality{col: schemas.PredModelVersion}},
+		{"score", "Nullable(Float32)", nullable{schemas.PredScore, 4}},
+		{"reason", lowText, &lowCardinality{col: schemas.PredReason}},
+		{"score_smooth", "Nullable(Float32)", nullable{schemas.PredScoreSmooth, 4}},
+		{"threshold", "Nullable(Float32)", nullable{schemas.PredThreshold, 4}},
+		{"is_anomaly", "Bool", truth{schemas.PredIsAnomaly}},
+		{"outputs", numbers, &mapping{col: schemas.PredOutputs}},
+		{"contrib", numbers, &mapping{col: schemas.PredContrib}},
+		{"revision", "UInt32", fixed{schemas.PredRevision, 4}},
+		{"k_topic", lowText, &topicOf{}},
+		{"k_part", "Int32", partOf{}},
+		{"k_first", "Int64", fixed{schemas.PredKFirst, 8}},
+		{"k_last", "Int64", fixed{schemas.PredKLast, 8}},
+	})
+}
+
+// lineage are the last columns of every table: the block that wrote the row.
+func lineage() []definition {
+	return []definition{
+		{"run", "UInt128", &constant{value: func(b *block, dst []byte) []byte {
+			// The number reads as the run's hex digits do; on the wire its lowest byte comes first.
+			dst = append(dst, b.run[:]...)
+			slices.Reverse(dst)
+			return dst
+		}}},
+		{"seq", "UInt64", &constant{value: func(b *block, dst []byte) []byte {
+			return binary.LittleEndian.AppendUint64(dst, b.seq)
+		}}},
+		{"block", "UInt32", &constant{value: func(b *block, dst []byte) []byte {
+			return binary.LittleEndian.AppendUint32(dst, b.num)
+		}}},
+	}
+}
