@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"compress/zlib"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -127,7 +128,7 @@ func (s *httpServer) read(w http.ResponseWriter, r *http.Request, role Role) (_ 
 		return nil, nil, err
 	}
 	if frames {
-		body = chwire.NewFrameReader(chwire.NewReader(body, 64<<10), int64(s.limits.FrameBytes))
+		body = plainEOF(chwire.NewFrameReader(chwire.NewReader(body, 64<<10), int64(s.limits.FrameBytes)))
 	}
 	if err := q.split(sql, body, int64(s.limits.QueryBytes)); err != nil {
 		return nil, nil, err
@@ -241,6 +242,17 @@ func (s *httpServer) patient(w http.ResponseWriter, r *http.Request) io.Reader {
 		}
 		if err != nil && err != io.EOF {
 			err = fmt.Errorf("the request's body: %w", err)
+		}
+		return n, err
+	})
+}
+
+// plainEOF unwraps the end that the frames' decoder wraps. An end within a frame is io.ErrUnexpectedEOF.
+func plainEOF(r io.Reader) io.Reader {
+	return readFunc(func(p []byte) (int, error) {
+		n, err := r.Read(p)
+		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			err = io.EOF
 		}
 		return n, err
 	})
