@@ -47,11 +47,14 @@ func exceptionOf(err error) *proto.Exception {
 	code, message := codeUnknown, err.Error()
 	var e *chdb.Exception
 	var limit *chwire.LimitError
+	var unknown *chwire.UnknownTypeError
 	switch {
 	case errors.As(err, &e):
 		code, message = e.Code, e.Message
 	case errors.As(err, &limit):
 		code = codeTooManyBytes
+	case errors.As(err, &unknown):
+		code = codeNotImplemented
 	case errors.Is(err, errCancelled), errors.Is(err, context.Canceled):
 		code = codeCancelled
 	case errors.Is(err, context.DeadlineExceeded):

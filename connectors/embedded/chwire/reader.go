@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 )
 
 // LimitError says that a client sent more than it may.
@@ -34,9 +35,9 @@ func NewReader(src io.Reader, size int) *Reader {
 	return &Reader{src: src, buf: make([]byte, size)}
 }
 
-// NewBytesReader returns a Reader over bytes in memory, which it does not change, with their length as its budget.
+// NewBytesReader returns a Reader over bytes in memory, which it does not change. Their end is budget enough.
 func NewBytesReader(b []byte) *Reader {
-	return &Reader{src: eof{}, buf: b, end: len(b), what: "block", max: int64(len(b)), left: int64(len(b))}
+	return &Reader{src: eof{}, buf: b, end: len(b), what: "bytes in memory", max: math.MaxInt64, left: math.MaxInt64}
 }
 
 type eof struct{}
