@@ -1,7 +1,9 @@
 package jsontelemetry
 
 import (
+	"bytes"
 	"encoding/json"
+	"math"
 	"strconv"
 	"time"
 
@@ -20,10 +22,7 @@ func AppendMessage(dst []byte, ts int64, unit TSUnit, asset, tag string, value f
 		dst = time.Unix(0, ts).UTC().AppendFormat(dst, time.RFC3339Nano)
 		dst = append(dst, '"')
 	} else {
-		for range unit.digits() {
-			ts /= 10
-		}
-		dst = strconv.AppendInt(dst, ts, 10)
+		dst = appendTime(dst, ts, unit.digits())
 	}
 	dst = append(dst, `,"asset":`...)
 	dst = appendText(dst, asset)
@@ -31,7 +30,11 @@ func AppendMessage(dst []byte, ts int64, unit TSUnit, asset, tag string, value f
 	dst = appendText(dst, tag)
 	dst = append(dst, `,"value":`...)
 	if has && value-value == 0 { // neither NaN nor infinite
+		at := len(dst)
 		dst = strconv.AppendFloat(dst, value, 'g', -1, 64)
+		if bytes.IndexByte(dst[at:], '.') < 0 && bytes.IndexByte(dst[at:], 'e') < 0 {
+			dst = append(dst, ".0"...) // a float that happens to be whole is no integer
+		}
 	} else {
 		dst = append(dst, "null"...)
 	}
@@ -43,6 +46,31 @@ func AppendMessage(dst []byte, ts int64, unit TSUnit, asset, tag string, value f
 		dst = strconv.AppendInt(dst, int64(quality), 10)
 	}
 	return append(dst, '}')
+}
+
+// appendTime appends ns in units of 10^digits ns, with a fraction if there is a rest.
+func appendTime(dst []byte, ns int64, digits int) []byte {
+	if digits == 0 {
+		return strconv.AppendInt(dst, ns, 10)
+	}
+	unit := uint64(math.Pow10(digits))
+	magnitude := uint64(ns)
+	if ns < 0 {
+		dst = append(dst, '-')
+		magnitude = -magnitude
+	}
+	dst = strconv.AppendUint(dst, magnitude/unit, 10)
+	rest := magnitude % unit
+	if rest == 0 {
+		return dst
+	}
+	dst = append(dst, '.')
+	for rest > 0 {
+		unit /= 10
+		dst = append(dst, byte('0'+rest/unit))
+		rest %= unit
+	}
+	return dst
 }
 
 // appendText appends a JSON text. Plant names rarely need an escape.
