@@ -109,7 +109,7 @@ func parseTree(file string, text []byte, faults *faultList) *node {
 		faults.add(b.offset(text, at), "", "want UTF-8, got the byte 0x%02x", text[at])
 		return nil
 	}
-	tokens := lexer.Tokenize(string(text))
+	tokens := mend(lexer.Tokenize(string(text)))
 	if !b.bounded(tokens) {
 		return nil
 	}
