@@ -294,8 +294,8 @@ func sameBytes(dir string, files map[string][]byte) error {
 	for _, name := range sortedKeys(files) {
 		old, err := root.ReadFile(name)
 		if err != nil || !bytes.Equal(old, files[name]) {
-			return fmt.Errorf("model bundle %s: %w: %s is there with other bytes; a version does not change, so raise the version or remove the folder",
-				dir, pipeline.ErrConfig, name)
+			return fmt.Errorf("model bundle %s: %w: %s is there with other bytes; a version does not change: "+
+				"raise it, or remove the folder", dir, pipeline.ErrConfig, name)
 		}
 	}
 	return nil

@@ -281,8 +281,8 @@ func TestAVersionNeverChanges(t *testing.T) {
 	}
 	other := small(t)
 	other.Manifest.Metrics["a"] = 3
-	if err := model.Write(dir, other); !errors.Is(err, pipeline.ErrConfig) || !strings.Contains(err.Error(), "raise the version") {
-		t.Errorf("want an error that says to raise the version, got %v", err)
+	if err := model.Write(dir, other); !errors.Is(err, pipeline.ErrConfig) || !strings.Contains(err.Error(), "a version does not change: raise it") {
+		t.Errorf("want an error that says to raise it, got %v", err)
 	}
 	b, err := model.Load(dir)
 	if err != nil || b.Manifest.Metrics["a"] != 2 {

@@ -145,7 +145,8 @@ func (b *Bundle) CheckGolden(ctx context.Context, s pipeline.Scorer, rel float64
 		}
 		values, ok := out.Data().([]float32)
 		if !ok || len(values) != len(g.Outputs[name]) {
-			return fmt.Errorf("model %s %s: golden output %q: want %d float32, got %s %s", m.Name, m.Version, name, len(g.Outputs[name]), out.Dtype(), out.Shape())
+			return fmt.Errorf("model %s %s: golden output %q: want %d float32, got %s %s",
+				m.Name, m.Version, name, len(g.Outputs[name]), out.Dtype(), out.Shape())
 		}
 		if err := compareRows(g.Outputs[name], values, m.width(name), rel); err != nil {
 			i := s.Info()

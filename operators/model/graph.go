@@ -32,7 +32,8 @@ func (b *Bundle) checkGraph() error {
 			return fmt.Errorf("%s: want an output %q by %s, got none", m.File.Path, name, ManifestFile)
 		}
 		if got := outputs[i].Shape.Width(); got != m.width(name) {
-			return fmt.Errorf("%s: output %q: want %d values a window by %s, got %s", m.File.Path, name, m.width(name), ManifestFile, outputs[i].Shape)
+			return fmt.Errorf("%s: output %q: want %d values a window by %s, got %s",
+				m.File.Path, name, m.width(name), ManifestFile, outputs[i].Shape)
 		}
 	}
 	return nil

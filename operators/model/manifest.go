@@ -91,7 +91,7 @@ type TrainedOn struct {
 type TrainedFile struct {
 	Name   string `yaml:"name"` // base name
 	SHA256 string `yaml:"sha256"`
-	Rows   int64  `yaml:"rows"`
+	Rows   int64  `yaml:"rows,omitempty"` // 0 if not counted
 }
 
 // parseManifest reads strict YAML: an unknown key is an error.

@@ -288,7 +288,8 @@ func (m *Model) WindowInput() (ValueInfo, error) {
 	}
 	for _, y := range out {
 		if y.Type != Float32 || len(y.Shape) == 0 || y.Shape[0] != x.Shape[0] || !fixed(y.Shape[1:]) {
-			return ValueInfo{}, fmt.Errorf("output %q: want float32 with %s first and other sizes fixed, got %s %s", y.Name, x.Shape[0], y.Type, y.Shape)
+			return ValueInfo{}, fmt.Errorf("output %q: want float32 with %s first and other sizes fixed, got %s %s",
+				y.Name, x.Shape[0], y.Type, y.Shape)
 		}
 	}
 	return x, nil

@@ -15,9 +15,11 @@ import (
 // Backend is the name of this backend in a pipeline file.
 const Backend = "onnxruntime"
 
-// Factory returns a factory of scorers. libraryPath gives the path of ONNX Runtime's shared library; it is called when the
-// first model is opened. The library is loaded once in the life of a process and stays.
-func Factory(libraryPath func(context.Context) (string, error)) pipeline.ScorerFactory {
+// LibraryPath gives the path of ONNX Runtime's shared library, which it may have to fetch.
+type LibraryPath func(context.Context) (string, error)
+
+// Factory returns a factory of scorers. libraryPath is called when the first model is opened. The library is loaded once in the life of a process and stays.
+func Factory(libraryPath LibraryPath) pipeline.ScorerFactory {
 	return func(ctx context.Context, spec pipeline.ScorerSpec) (pipeline.Scorer, error) {
 		return open(ctx, spec, libraryPath)
 	}

@@ -23,7 +23,7 @@ const Available = true
 var environment sync.Mutex
 
 // load loads the library and makes the environment, if that is not done.
-func load(ctx context.Context, libraryPath func(context.Context) (string, error)) error {
+func load(ctx context.Context, libraryPath LibraryPath) error {
 	environment.Lock()
 	defer environment.Unlock()
 	if ortgo.IsInitialized() {
@@ -55,7 +55,7 @@ type Session struct {
 
 var _ pipeline.Scorer = (*Session)(nil)
 
-func open(ctx context.Context, spec pipeline.ScorerSpec, libraryPath func(context.Context) (string, error)) (pipeline.Scorer, error) {
+func open(ctx context.Context, spec pipeline.ScorerSpec, libraryPath LibraryPath) (pipeline.Scorer, error) {
 	m, err := onnx.Parse(spec.Model)
 	if err != nil {
 		return nil, fmt.Errorf("model %s: %w: %w", spec.Name, pipeline.ErrConfig, err)

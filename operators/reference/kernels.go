@@ -160,7 +160,8 @@ func flatten(e *environment, n *onnx.Node) (*tensor.Dense, error) {
 		return nil, err
 	}
 	if axis := n.Int("axis", 1); axis != 1 || len(in[0].Shape()) < 2 {
-		return nil, fmt.Errorf("%w: want axis 1 of two dimensions or more, got axis %d of %v", onnx.ErrUnsupported, axis, in[0].Shape())
+		return nil, fmt.Errorf("%w: want axis 1 of two dimensions or more, got axis %d of %v",
+			onnx.ErrUnsupported, axis, in[0].Shape())
 	}
 	first := in[0].Shape()[0]
 	return dense(x, first, len(x)/first), nil
@@ -272,7 +273,8 @@ func gather(e *environment, n *onnx.Node) (*tensor.Dense, error) {
 		return nil, err
 	}
 	shape, axis := in[0].Shape(), n.Int("axis", 0)
-	if axis < 0 || axis >= int64(len(shape)) || index.rank != 0 || index.values[0] < 0 || index.values[0] >= int64(shape[axis]) {
+	if axis < 0 || axis >= int64(len(shape)) || index.rank != 0 ||
+		index.values[0] < 0 || index.values[0] >= int64(shape[axis]) {
 		return nil, fmt.Errorf("%w: want one index of axis %d of %v, got %v", onnx.ErrUnsupported, axis, shape, index.values)
 	}
 	outer, length, inner := size(shape[:axis]), shape[axis], size(shape[axis+1:])

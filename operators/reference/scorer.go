@@ -73,7 +73,8 @@ func compile(spec pipeline.ScorerSpec) (*Scorer, error) {
 		n := &m.Graph.Nodes[i]
 		run, ok := kernelOf(n)
 		if !ok {
-			return nil, fmt.Errorf("%w: operator %s of node %q with %d inputs and %d outputs", onnx.ErrUnsupported, n.Op, n.Name, len(n.Inputs), len(n.Outputs))
+			return nil, fmt.Errorf("%w: operator %s of node %q with %d inputs and %d outputs",
+				onnx.ErrUnsupported, n.Op, n.Name, len(n.Inputs), len(n.Outputs))
 		}
 		s.nodes = append(s.nodes, step{n, run})
 	}

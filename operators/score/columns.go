@@ -80,7 +80,11 @@ func (o *Operator) columns(reasons []string, s *scored) []arrow.Array {
 	indexes := reason.NewArray()
 	defer indexes.Release()
 	return []arrow.Array{
-		score.NewArray(), array.NewDictionaryArray(schemas.Dict, indexes, o.reasons.Dictionary()), contrib.newArray(), expected.newArray(), outputs.NewArray(),
+		score.NewArray(),
+		array.NewDictionaryArray(schemas.Dict, indexes, o.reasons.Dictionary()),
+		contrib.newArray(),
+		expected.newArray(),
+		outputs.NewArray(),
 	}
 }
 

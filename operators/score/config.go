@@ -45,7 +45,8 @@ func (c *Config) Validate() []pipeline.Fault {
 	switch c.Backend {
 	case BackendAuto, ort.Backend, reference.Backend:
 	default:
-		faults = append(faults, pipeline.Faultf("backend", "want %s, %s or %s, got %q", BackendAuto, ort.Backend, reference.Backend, c.Backend))
+		faults = append(faults, pipeline.Faultf("backend", "want %s, %s or %s, got %q",
+			BackendAuto, ort.Backend, reference.Backend, c.Backend))
 	}
 	if c.MaxBatch < 1 || c.MaxBatch > 1<<20 {
 		faults = append(faults, pipeline.Faultf("max_batch", "want 1 to 1048576, got %d", c.MaxBatch))

@@ -54,9 +54,9 @@ func (o *Operator) Bind(in *arrow.Schema) (*arrow.Schema, error) {
 		return nil, err
 	}
 	faults := []error{bundle.CheckLayout(layout), checkStatistics(bundle, layout.Model)}
-	width := bundle.Manifest.WindowRows * len(bundle.Manifest.Channels)
+	rows, channels := bundle.Manifest.WindowRows, len(bundle.Manifest.Channels)
 	o.cols = bound{
-		input:    find(in, schemas.NameInput, schemas.InputField(bundle.Manifest.WindowRows, len(bundle.Manifest.Channels)).Type, &faults),
+		input:    find(in, schemas.NameInput, schemas.InputField(rows, channels).Type, &faults),
 		cut:      find(in, schemas.NameCut, schemas.Dict, &faults),
 		coverage: find(in, schemas.NameCoverage, arrow.PrimitiveTypes.Float32, &faults),
 	}
@@ -65,7 +65,7 @@ func (o *Operator) Bind(in *arrow.Schema) (*arrow.Schema, error) {
 	}
 	info := bundle.Info()
 	layout.Model = &info
-	fields := append(in.Fields(), schemas.ScoreFields(len(bundle.Manifest.Channels))...)
+	fields := append(in.Fields(), schemas.ScoreFields(channels)...)
 	if o.out, err = layout.With(fields); err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func (o *Operator) Bind(in *arrow.Schema) (*arrow.Schema, error) {
 	if err := o.open(context.Background()); err != nil {
 		return nil, err
 	}
-	o.gather = make([]float32, 0, o.config.MaxBatch*width)
+	o.gather = make([]float32, 0, o.config.MaxBatch*rows*channels)
 	return o.out, nil
 }
 
@@ -98,7 +98,8 @@ func (o *Operator) open(ctx context.Context) error {
 // checkStatistics tells whether the rows were normalized with the statistics of this bundle.
 func checkStatistics(b *model.Bundle, by *schemas.ModelInfo) error {
 	if by != nil && by.SHA256 != b.Manifest.File.SHA256 {
-		return fmt.Errorf("model %s %s: the rows are normalized for %s %s, another model: want the same bundle in normalize and score",
+		return fmt.Errorf("model %s %s: the rows are normalized for %s %s, another model: "+
+			"want the same bundle in normalize and score",
 			b.Manifest.Name, b.Manifest.Version, by.Name, by.Version)
 	}
 	return nil

@@ -41,15 +41,18 @@ func (t *Trainer) bundle(f *fitted, files []model.TrainedFile) (*model.Bundle, e
 		Outputs:     model.Outputs{Score: outScore, Scalars: []string{outT2, outQ}, Contrib: outContrib, Expected: outExpected},
 		Thresholds:  f.thresholds,
 		TrainedOn: model.TrainedOn{
-			Files: files, Rows: len(t.windows), From: time.Unix(0, from).UTC(), To: time.Unix(0, last.end).UTC(), Seed: t.config.Seed,
+			Files: files, Rows: len(t.windows), Seed: t.config.Seed,
+			From: time.Unix(0, from).UTC(), To: time.Unix(0, last.end).UTC(),
 		},
 		Metrics: map[string]float64{
-			"components": float64(f.pca.a), "variance_share": digits(f.pca.share, limitDigits), "t2_limit": f.t2Limit, "q_limit": f.qLimit,
+			"components": float64(f.pca.a), "variance_share": digits(f.pca.share, limitDigits),
+			"t2_limit": f.t2Limit, "q_limit": f.qLimit,
 			"held_out_windows": float64(len(t.windows)),
 		},
 	}
 	for i, c := range t.layout.Channels {
-		b.Manifest.Channels = append(b.Manifest.Channels, model.Channel{Tag: c.Tag, Unit: c.Unit, Mean: f.scaling.mean[i], Std: f.scaling.std[i]})
+		b.Manifest.Channels = append(b.Manifest.Channels,
+			model.Channel{Tag: c.Tag, Unit: c.Unit, Mean: f.scaling.mean[i], Std: f.scaling.std[i]})
 	}
 	// Encoding fills the hashes, and refuses what could not be loaded again.
 	_, err = model.Encode(b)

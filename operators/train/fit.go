@@ -39,7 +39,8 @@ func New(c Config, layout schemas.Layout) (*Trainer, error) {
 		faults = append(faults, f)
 	}
 	if len(layout.Channels) == 0 || layout.Size < 1 || layout.Grid <= 0 {
-		faults = append(faults, fmt.Errorf("want the layout of windows, got %d channels, %d rows, grid %s", len(layout.Channels), layout.Size, layout.Grid))
+		faults = append(faults, fmt.Errorf("want the layout of windows, got %d channels, %d rows, grid %s",
+			len(layout.Channels), layout.Size, layout.Grid))
 	}
 	if len(faults) > 0 {
 		return nil, fmt.Errorf("train: %w: %w", pipeline.ErrConfig, errors.Join(faults...))
@@ -67,11 +68,13 @@ func (t *Trainer) Add(rec arrow.Record) error {
 			continue
 		}
 		if bytes := int64(len(t.windows)+1) * int64(t.features()) * 8 * copies; bytes > int64(t.config.MaxMemory) {
-			return fmt.Errorf("train: %w: max_memory: %d windows of %d values take %d bytes with their decomposition; want fewer windows (a larger hop) or more memory",
+			return fmt.Errorf("train: %w: max_memory: %d windows of %d values take %d bytes with their decomposition; "+
+				"want fewer windows (a larger hop) or more memory",
 				pipeline.ErrConfig, len(t.windows)+1, t.features(), bytes)
 		}
 		t.windows = append(t.windows, window{
-			asset: strings.Clone(text(cols.asset, i)), start: int64(cols.start.Value(i)), end: int64(cols.end.Value(i)), samples: cols.row(i, t.features()),
+			asset: strings.Clone(text(cols.asset, i)), samples: cols.row(i, t.features()),
+			start: int64(cols.start.Value(i)), end: int64(cols.end.Value(i)),
 		})
 	}
 	return nil
@@ -98,7 +101,8 @@ func columnsOf(rec arrow.Record, features int) (c columns, err error) {
 			continue
 		}
 		if !assign(to, rec.Column(at[0])) {
-			faults = append(faults, fmt.Errorf("column %s: want the type of window's rows, got %s", name, rec.Column(at[0]).DataType()))
+			got := rec.Column(at[0]).DataType()
+			faults = append(faults, fmt.Errorf("column %s: want the type of window's rows, got %s", name, got))
 		}
 	}
 	if len(faults) > 0 {
@@ -171,7 +175,10 @@ func (t *Trainer) fit(ctx context.Context, files []model.TrainedFile) (*model.Bu
 		return nil, err
 	}
 	first := t.config.Quantiles[0]
-	f := fitted{t2Limit: digits(quantile(slices.Clone(held.t2), first), limitDigits), qLimit: digits(quantile(slices.Clone(held.q), first), limitDigits)}
+	f := fitted{
+		t2Limit: digits(quantile(slices.Clone(held.t2), first), limitDigits),
+		qLimit:  digits(quantile(slices.Clone(held.q), first), limitDigits),
+	}
 	if f.scaling, f.pca, err = t.fitRows(t.windows); err != nil {
 		return nil, err
 	}
@@ -202,7 +209,8 @@ func (t *Trainer) enough(n int) error {
 	last := t.config.Quantiles[len(t.config.Quantiles)-1]
 	need := max(2*t.config.Folds, t.config.PCA.Components+2, int(math.Ceil(1/(1-last)-1e-9)))
 	if n < need {
-		return fmt.Errorf("windows: want at least %d for %d folds, %d components and the quantile %v, got %d whole ones (%d were cut or hold too little)",
+		return fmt.Errorf("windows: want at least %d for %d folds, %d components and the quantile %v, got %d whole ones "+
+			"(%d were cut or hold too little)",
 			need, t.config.Folds, t.config.PCA.Components, last, n, t.skipped)
 	}
 	return nil
@@ -235,7 +243,8 @@ func (t *Trainer) heldOut(ctx context.Context) (held, error) {
 		}
 		s, p, err := t.fitRows(rest)
 		if err != nil {
-			return h, fmt.Errorf("fold %d of %d, without the windows from %s to %s: %w", k+1, t.config.Folds, stamp(block[0].start), stamp(block[len(block)-1].end), err)
+			return h, fmt.Errorf("fold %d of %d, without the windows from %s to %s: %w",
+				k+1, t.config.Folds, stamp(block[0].start), stamp(block[len(block)-1].end), err)
 		}
 		z := s.normalize(block)
 		for i := range block {

@@ -41,7 +41,8 @@ func fitPCA(z []float64, n, d int, want PCA) (*pca, error) {
 		}
 	}
 	if p.a >= rank {
-		return nil, fmt.Errorf("pca: want fewer components than the data has dimensions, so that something is left for Q: got %d of %d", p.a, rank)
+		return nil, fmt.Errorf("pca: want fewer components than the data has dimensions, so that something is left for Q: "+
+			"got %d of %d", p.a, rank)
 	}
 	for i := range p.a {
 		p.share += values[i] / total
@@ -159,7 +160,8 @@ func (t *Trainer) fitScaling(rows []window) (scaling, error) {
 		}
 	}
 	if len(constant) > 0 {
-		return s, fmt.Errorf("channels: want each to vary, got constant or empty %v: leave them out, or train on data in which they move", constant)
+		return s, fmt.Errorf("channels: want each to vary, got constant or empty %v: "+
+			"leave them out, or train on data in which they move", constant)
 	}
 	return s, nil
 }

@@ -217,3 +217,20 @@ func TestDetectionRates(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkCarriedModel scores windows of the demo's model in batches of 128.
+func BenchmarkCarriedModel(b *testing.B) {
+	bundle := carried(b)
+	data, _ := readRun(b, sub(b, demoData), "d00_te.dat.gz")
+	x := normalized(bundle, data[:128])
+	for name, s := range scorers(b, bundle) {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := s.Score(context.Background(), x); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.N*128)/b.Elapsed().Seconds(), "windows/s")
+		})
+	}
+}
