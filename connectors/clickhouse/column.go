@@ -102,6 +102,17 @@ func (o *wire) room(n int) (p []byte) {
 	return p
 }
 
+// shrink takes back the last n bytes of the room made last.
+func (o *wire) shrink(n int) {
+	cut := func(b *proto.Buffer) { b.Buf = b.Buf[:len(b.Buf)-n] }
+	if o.w != nil {
+		o.w.ChainBuffer(cut)
+	} else {
+		cut(o.buf)
+	}
+	o.bytes -= int64(n)
+}
+
 func (o *wire) int64(v int64) { binary.LittleEndian.PutUint64(o.room(8), uint64(v)) }
 
 // Arrow and ClickHouse both lay numbers out little-endian, so that a column of them is the same bytes in both.
@@ -243,16 +254,22 @@ func (e *nullableText) encode(to *wire, b *block) {
 			continue
 		}
 		texts := textsOf(d)
+		valid := func(i int) bool { return bits == nil || bitutil.BitIsSet(bits, at+i) }
+		size := 0
+		for i := p.from; i < p.to; i++ {
+			if valid(i) {
+				size += len(texts.at(i))
+			}
+		}
+		dst := to.room(size + binary.MaxVarintLen32*p.rows())[:0]
 		for i := p.from; i < p.to; i++ {
 			var text []byte
-			if bits == nil || bitutil.BitIsSet(bits, at+i) {
+			if valid(i) {
 				text = texts.at(i)
 			}
-			var length [binary.MaxVarintLen64]byte
-			n := binary.PutUvarint(length[:], uint64(len(text)))
-			dst := to.room(n + len(text))
-			copy(dst[copy(dst, length[:n]):], text)
+			dst = append(binary.AppendUvarint(dst, uint64(len(text))), text...)
 		}
+		to.shrink(size + binary.MaxVarintLen32*p.rows() - len(dst))
 	}
 }
 

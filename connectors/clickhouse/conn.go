@@ -15,8 +15,8 @@ import (
 // Conn is a connection of clickhouse-go: DDL, and queries for people.
 type Conn = driver.Conn
 
-// Connect returns a connection for statements and queries, checked by a ping. A relative password_file starts in the
-// working folder. What no retry mends wraps pipeline.ErrConfig. The caller closes it.
+// Connect returns a connection for statements and queries, checked by a ping. It lives no longer than ctx. A relative
+// password_file starts in the working folder. What no retry mends wraps pipeline.ErrConfig. The caller closes it.
 func Connect(ctx context.Context, c Config) (driver.Conn, error) {
 	password, err := c.password("")
 	if err != nil {
@@ -31,7 +31,14 @@ func connect(ctx context.Context, c Config, database, password string) (driver.C
 		Auth:        clickhouse.Auth{Database: database, Username: c.User, Password: password},
 		DialTimeout: c.DialTimeout,
 		ReadTimeout: c.InsertTimeout,
-		Logger:      slog.New(slog.DiscardHandler),
+		DialContext: func(dialing context.Context, _ string) (net.Conn, error) {
+			conn, err := dial(dialing, c)
+			if err != nil {
+				return nil, err
+			}
+			return bind(ctx, conn), nil
+		},
+		Logger: slog.New(slog.DiscardHandler),
 		// Statements run one after the other; a summary asks a few questions at once at most.
 		MaxOpenConns: 4,
 		MaxIdleConns: 1,
@@ -46,6 +53,28 @@ func connect(ctx context.Context, c Config, database, password string) (driver.C
 	return conn, nil
 }
 
+// dial is where every connection to the server begins.
+func dial(ctx context.Context, c Config) (net.Conn, error) {
+	d := net.Dialer{Timeout: c.DialTimeout}
+	return d.DialContext(ctx, "tcp", c.Address)
+}
+
+// bound is a connection that the end of a context closes. Without it a server that accepts and then says nothing would
+// hold clickhouse-go until its read timeout: it does not look at the context while it logs in or pings.
+type bound struct {
+	net.Conn
+	unbind func() bool
+}
+
+func bind(ctx context.Context, conn net.Conn) *bound {
+	return &bound{Conn: conn, unbind: context.AfterFunc(ctx, func() { conn.Close() })}
+}
+
+func (b *bound) Close() error {
+	b.unbind()
+	return b.Conn.Close()
+}
+
 // writer is one connection for blocks. It is for one goroutine.
 type writer struct {
 	client *ch.Client
@@ -56,8 +85,7 @@ type writer struct {
 func dialWriter(ctx context.Context, c Config, password string, buf *proto.Buffer) (*writer, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.DialTimeout)
 	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", c.Address)
+	conn, err := dial(ctx, c)
 	if err != nil {
 		return nil, err
 	}
