@@ -9,6 +9,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/apache/arrow/go/v15/arrow/memory"
+	"pgregory.net/rapid"
 
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/schemas"
@@ -121,4 +122,26 @@ func events(t testing.TB, mem memory.Allocator, list ...schemas.Event) arrow.Rec
 	}
 	t.Cleanup(rec.Release)
 	return rec
+}
+
+func arrowHeap() memory.Allocator { return memory.NewGoAllocator() }
+
+// rapidAllocator is allocator for one run of a property, whose releases are deferred.
+func rapidAllocator(t *rapid.T) memory.Allocator {
+	mem := memory.NewCheckedAllocator(memory.NewGoAllocator())
+	t.Cleanup(func() { mem.AssertSize(t, 0) })
+	return mem
+}
+
+// wantError checks that err says each part.
+func wantError(t testing.TB, err error, parts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("want an error with %q, got none", parts)
+	}
+	for _, part := range parts {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("want %q in the error, got: %v", part, err)
+		}
+	}
 }

@@ -53,7 +53,7 @@ func (t *columnar) plan(parts []pipeline.Part, rowsMax int) (int, error) {
 			}
 		}
 	}
-	t.cuts, t.block = split(parts, t.ts, rowsMax), block{}
+	t.cuts = split(parts, t.ts, rowsMax)
 	return len(t.cuts), nil
 }
 
