@@ -109,11 +109,11 @@ func parseTree(file string, text []byte, faults *faultList) *node {
 		faults.add(b.offset(text, at), "", "want UTF-8, got the byte 0x%02x", text[at])
 		return nil
 	}
-	tokens := mend(lexer.Tokenize(string(text)))
+	tokens := lexer.Tokenize(string(text))
 	if !b.bounded(tokens) {
 		return nil
 	}
-	doc, err := parse(tokens)
+	doc, err := parse(mend(tokens))
 	if err != nil {
 		b.syntax(err)
 		return nil
