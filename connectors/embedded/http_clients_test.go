@@ -68,7 +68,7 @@ func checkRows(t *testing.T, c driver.Conn, db string) {
 		t.Fatal(err)
 	}
 	at := time.Date(2026, 11, 24, 1, 2, 3, 456789123, time.UTC)
-	const n = 70_000 // more than one block of a result
+	const n = 5000
 	for i := range n {
 		v := new(float64)
 		*v = float64(i) / 4
@@ -82,7 +82,8 @@ func checkRows(t *testing.T, c driver.Conn, db string) {
 	if err := batch.Send(); err != nil {
 		t.Fatal(err)
 	}
-	rows, err := c.Query(t.Context(), "SELECT ts, asset, v, q, tags, m FROM "+db+".t ORDER BY ts")
+	blocks := clickhouse.Context(t.Context(), clickhouse.WithSettings(clickhouse.Settings{"max_block_size": 1000}))
+	rows, err := c.Query(blocks, "SELECT ts, asset, v, q, tags, m FROM "+db+".t ORDER BY ts")
 	if err != nil {
 		t.Fatal(err)
 	}

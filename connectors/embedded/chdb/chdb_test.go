@@ -302,13 +302,19 @@ func TestCancel(t *testing.T) {
 // Scenario: a reader asks for more memory and time than a reader gets, for less, and holds all readers' turns.
 // Guarantees: the limits hold with code 241, 159; lower ones are taken; a writer is not held up by readers.
 func TestReaderLimits(t *testing.T) {
-	e := openEngine(t, Options{MaxReaderMemory: 50 << 20, MaxReaderTime: 300 * time.Millisecond, Readers: 1})
+	e := openEngine(t, Options{MaxReaderMemory: 50 << 20, MaxReaderTime: 30 * time.Second, Readers: 1})
 	_, _, err := e.Query(t.Context(), Request{ReadOnly: true, Settings: map[string]string{"max_memory_usage": "0"},
 		SQL: "SELECT length(groupArray(number)) FROM numbers(100000000)"})
 	wantCode(t, err, 241)
 	_, _, err = e.Query(t.Context(), Request{ReadOnly: true, SQL: "SELECT count() FROM system.numbers WHERE NOT ignore(number)",
-		Settings: map[string]string{"max_execution_time": "100"}})
+		Settings: map[string]string{"max_execution_time": "0.1"}})
 	wantCode(t, err, 159)
+	for _, ask := range []string{"0", "100", "x"} {
+		got := run(t, e, Request{ReadOnly: true, SQL: "SELECT getSetting('max_execution_time')", Settings: map[string]string{"max_execution_time": ask}})
+		if got != "30\n" {
+			t.Errorf("asked for %s s: want 30, got %s", ask, got)
+		}
+	}
 	rows, err := e.Stream(t.Context(), Request{SQL: "SELECT number FROM numbers(10)", ReadOnly: true, Format: "TSV"})
 	if err != nil {
 		t.Fatal(err)
