@@ -32,7 +32,18 @@ type verdict struct {
 	quality    schemas.Quality
 }
 
-var bareNotFinite = regexp.MustCompile(`-?Infinity|NaN`)
+// tokens are texts, and numbers that are not finite.
+var tokens = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|-?Infinity|NaN`)
+
+// quoteNotFinite puts quotes around bare NaN and infinities.
+func quoteNotFinite(message []byte) []byte {
+	return tokens.ReplaceAllFunc(message, func(token []byte) []byte {
+		if token[0] == '"' {
+			return token
+		}
+		return fmt.Appendf(nil, "%q", token)
+	})
+}
 
 // judge reads a message under the default config.
 func judge(message []byte) verdict {
@@ -171,22 +182,15 @@ func (v *verdict) judgeQuality(raw json.RawMessage, refuse func(string)) {
 func compare(t testing.TB, message []byte) error {
 	want := judge(message)
 	// Bare NaN and infinities are no JSON: the message may be refused for that, or be taken as if they were quoted.
-	bare := false
-	if quoted := bareNotFinite.ReplaceAll(message, []byte(`"$0"`)); !json.Valid(message) && json.Valid(quoted) {
-		bare = true
+	codes := want.codes
+	if quoted := quoteNotFinite(message); !json.Valid(message) && json.Valid(quoted) {
 		want = judge(quoted)
-		want.codes = append(want.codes, schemas.DeadInvalidJSON)
+		codes = append(want.codes, schemas.DeadInvalidJSON)
 	}
 	rec, reject := decodeOne(t, DefaultConfig(), string(message))
 	if reject != nil {
-		if !slices.Contains(want.codes, reject.Code) {
-			return fmt.Errorf("want codes %q, got %v", want.codes, reject)
-		}
-		return nil
-	}
-	if bare {
-		if !rec.Column(schemas.ColValue).IsNull(0) {
-			return fmt.Errorf("want null for a number that is not finite, got %s", rec.Column(schemas.ColValue).ValueStr(0))
+		if !slices.Contains(codes, reject.Code) {
+			return fmt.Errorf("want codes %q, got %v", codes, reject)
 		}
 		return nil
 	}
