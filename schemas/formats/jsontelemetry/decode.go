@@ -213,7 +213,7 @@ func (d *Decoder) quality(t *token) *formats.Reject {
 		return nil
 	case t.kind == number && kind != QualityBool:
 		n, ok := t.decimal.magnitude(t.raw)
-		if ok = ok && n <= math.MaxUint8 && !t.decimal.negative; ok && n <= uint64(schemas.Good) && kind != QualityOPCDA {
+		if ok = ok && n <= math.MaxUint8 && (n == 0 || !t.decimal.negative); ok && n <= uint64(schemas.Good) && kind != QualityOPCDA {
 			r.Quality = schemas.Quality(n)
 			r.Status = [...]uint32{statusBad, statusUncertain, 0}[n]
 			return nil
