@@ -1,0 +1,48 @@
+"""Checks the JSON that `tailrace demo --json` prints: the keys are there, and the numbers agree with each other."""
+
+import json
+import sys
+
+NUMBERS = ("produced", "telemetry_rows", "predictions", "events", "dead_letters", "records_per_second", "false_alarm_rate")
+TEXTS = ("clickhouse_version", "onnxruntime_version", "provider")
+
+with open(sys.argv[1], encoding="utf-8") as file:
+    demo = json.load(file)  # one object and nothing beside it
+
+faults = []
+
+
+def want(holds, what):
+    if not holds:
+        faults.append("want " + what)
+
+
+for key in NUMBERS:
+    number = demo.get(key)
+    want(isinstance(number, (int, float)) and not isinstance(number, bool) and number >= 0, f"{key}: a number, got {number!r}")
+for key in TEXTS:
+    want(isinstance(demo.get(key), str) and demo[key], f"{key}: a text, got {demo.get(key)!r}")
+latency, detection = demo.get("latency_ms"), demo.get("detection")
+want(isinstance(latency, dict) and {"p50", "p99"} <= latency.keys(), f"latency_ms: p50 and p99, got {latency!r}")
+want(isinstance(detection, dict) and detection, f"detection: a rate for each fault, got {detection!r}")
+
+if not faults:
+    want(demo["produced"] > 0, "produced: more than 0")
+    want(demo["dead_letters"] == 0, f"dead_letters: 0, got {demo['dead_letters']}")
+    want(
+        demo["produced"] == demo["telemetry_rows"] + demo["dead_letters"],
+        f"produced == telemetry_rows + dead_letters, got {demo['produced']}, {demo['telemetry_rows']}, {demo['dead_letters']}",
+    )
+    want(demo["predictions"] > 0 and demo["events"] > 0, f"predictions and events, got {demo['predictions']}, {demo['events']}")
+    want(demo["events"] <= demo["predictions"], "no more events than predictions")
+    want(0 < latency["p50"] <= latency["p99"], f"0 < p50 <= p99, got {latency}")
+    rates = [*detection.values(), demo["false_alarm_rate"]]
+    want(all(0 <= rate <= 1 for rate in rates), f"rates from 0 to 1, got {rates}")
+    # Without any skill a detector flags faulty windows as often as normal ones.
+    want(max(detection.values()) > demo["false_alarm_rate"], "a fault that is detected more often than normal operation")
+
+for fault in faults:
+    print("demo:", fault, file=sys.stderr)
+if faults:
+    sys.exit(1)
+print(json.dumps(demo))
