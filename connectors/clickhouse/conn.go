@@ -17,7 +17,7 @@ type Conn = driver.Conn
 
 // Connect returns a connection for statements and queries, checked by a ping. It lives no longer than ctx. A relative
 // password_file starts in the working folder. What no retry mends wraps pipeline.ErrConfig. The caller closes it.
-func Connect(ctx context.Context, c Config) (driver.Conn, error) {
+func Connect(ctx context.Context, c Config) (Conn, error) {
 	password, err := c.password("")
 	if err != nil {
 		return nil, err
@@ -25,7 +25,7 @@ func Connect(ctx context.Context, c Config) (driver.Conn, error) {
 	return connect(ctx, c, c.Database, password)
 }
 
-func connect(ctx context.Context, c Config, database, password string) (driver.Conn, error) {
+func connect(ctx context.Context, c Config, database, password string) (Conn, error) {
 	conn, err := clickhouse.Open(&clickhouse.Options{
 		Addr:        []string{c.Address},
 		Auth:        clickhouse.Auth{Database: database, Username: c.User, Password: password},

@@ -145,3 +145,10 @@ func wantError(t testing.TB, err error, parts ...string) {
 		}
 	}
 }
+
+// telemetryCheckpoint has n rows of one partition and month.
+func telemetryCheckpoint(t testing.TB, mem memory.Allocator, seq uint64, n int) *pipeline.Checkpoint {
+	t.Helper()
+	parts := []pipeline.Part{telemetryPart(t, mem, 0, n, october)}
+	return &pipeline.Checkpoint{Run: testRun, Seq: seq, Parts: map[pipeline.Table][]pipeline.Part{pipeline.Telemetry: parts}}
+}

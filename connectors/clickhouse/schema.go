@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
-	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/schemas"
@@ -140,7 +139,7 @@ func (s schema) verify(ctx context.Context) error {
 }
 
 // open connects to the database, which it makes first if there is none.
-func (s schema) open(ctx context.Context) (driver.Conn, error) {
+func (s schema) open(ctx context.Context) (Conn, error) {
 	conn, err := connect(ctx, s.config, s.config.Database, s.password)
 	if code, ok := codeOf(err); !ok || code != codeUnknownDatabase {
 		return conn, err
@@ -164,7 +163,7 @@ type record struct {
 	at     time.Time
 }
 
-func (s schema) read(ctx context.Context, conn driver.Conn) ([]MigrationState, error) {
+func (s schema) read(ctx context.Context, conn Conn) ([]MigrationState, error) {
 	fail := func(err error) ([]MigrationState, error) {
 		return nil, asConfig(fmt.Errorf("%s: schema_migrations: %w", s.config, err))
 	}
@@ -249,7 +248,7 @@ func pending(all []MigrationState) ([]MigrationState, error) {
 }
 
 // verifyTables compares the tables with what the sink sends.
-func (s schema) verifyTables(ctx context.Context, conn driver.Conn) error {
+func (s schema) verifyTables(ctx context.Context, conn Conn) error {
 	var faults []error
 	for _, t := range tables() {
 		list, err := s.tableFaults(ctx, conn, t)
@@ -264,7 +263,7 @@ func (s schema) verifyTables(ctx context.Context, conn driver.Conn) error {
 	return nil
 }
 
-func (s schema) tableFaults(ctx context.Context, conn driver.Conn, t table) ([]error, error) {
+func (s schema) tableFaults(ctx context.Context, conn Conn, t table) ([]error, error) {
 	rows, err := conn.Query(ctx, "SELECT name, type FROM system.columns WHERE database = ? AND table = ?",
 		s.config.Database, string(t.name()))
 	if err != nil {
