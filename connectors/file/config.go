@@ -25,6 +25,8 @@ type Config struct {
 	Files []string `yaml:"files" jsonschema:"required"`
 	// Asset names the asset of csv and tep; {file} stands for the file's base name without extensions. Default {file}.
 	Asset string `yaml:"asset"`
+	// AssetColumn is a column of csv that names the asset, instead of Asset.
+	AssetColumn string `yaml:"asset_column"`
 	// Start is the time of the first row of tep.
 	Start time.Time `yaml:"start"`
 	// Period is the time between rows of tep. Default 3m, the sampling interval of the published runs.

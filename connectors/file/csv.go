@@ -84,6 +84,7 @@ func newTable(text io.Reader, c *Config) (table, error) {
 	lines := csv.NewReader(text)
 	lines.Comma = []rune(c.Separator)[0]
 	lines.ReuseRecord = true
+	lines.FieldsPerRecord = -1 // read counts them, to say what was wanted
 	header, err := lines.Read()
 	if errors.Is(err, io.EOF) {
 		return table{}, errors.New("want a header line, got an empty file")
@@ -91,6 +92,12 @@ func newTable(text io.Reader, c *Config) (table, error) {
 	header = slices.Clone(header)
 	for i := range header {
 		header[i] = strings.TrimSpace(strings.TrimPrefix(header[i], "\ufeff"))
+		if err == nil && header[i] == "" {
+			err = fmt.Errorf("line 1, column %d: want a name, got nothing", i+1)
+		}
+		if err == nil && slices.Contains(header[:i], header[i]) {
+			err = fmt.Errorf("line 1, column %d: want each name once, got %q again", i+1, header[i])
+		}
 	}
 	return table{lines: lines, header: header, kind: c.Time}, err
 }
@@ -109,6 +116,10 @@ func (t *table) read(timeColumn int) (err error) {
 	if t.fields, err = t.lines.Read(); err != nil {
 		return err
 	}
+	if len(t.fields) != len(t.header) {
+		line, _ := t.lines.FieldPos(0)
+		return fmt.Errorf("line %d: want %d columns as in the header, got %d", line, len(t.header), len(t.fields))
+	}
 	if t.ts, err = parseTime(t.kind, t.fields[timeColumn]); err != nil {
 		return t.at(timeColumn, err)
 	}
@@ -124,10 +135,11 @@ func (t *table) at(column int, err error) error {
 // wideStream is a CSV file with a column per tag.
 type wideStream struct {
 	table
-	asset      []byte
-	timeColumn int
-	tags       [][]byte // by column; nil if it holds no tag
-	rows       []schemas.Row
+	asset       []byte
+	assetColumn int // -1 if asset is fixed
+	timeColumn  int
+	tags        [][]byte // by column; nil if it holds no tag
+	rows        []schemas.Row
 }
 
 func newWide(text io.Reader, asset string, c *Config) (*wideStream, error) {
@@ -135,9 +147,14 @@ func newWide(text io.Reader, asset string, c *Config) (*wideStream, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &wideStream{table: t, asset: []byte(asset), tags: make([][]byte, len(t.header))}
+	s := &wideStream{table: t, asset: []byte(asset), assetColumn: -1, tags: make([][]byte, len(t.header))}
 	if s.timeColumn, err = t.column(c.TimeColumn); err != nil {
 		return nil, err
+	}
+	if c.AssetColumn != "" {
+		if s.assetColumn, err = t.column(c.AssetColumn); err != nil {
+			return nil, err
+		}
 	}
 	for _, name := range c.Ignore {
 		if _, err := t.column(name); err != nil {
@@ -145,7 +162,7 @@ func newWide(text io.Reader, asset string, c *Config) (*wideStream, error) {
 		}
 	}
 	for i, name := range t.header {
-		if i != s.timeColumn && !slices.Contains(c.Ignore, name) {
+		if i != s.timeColumn && i != s.assetColumn && !slices.Contains(c.Ignore, name) {
 			s.tags[i] = []byte(name)
 		}
 	}
@@ -157,6 +174,11 @@ func (s *wideStream) time() int64 { return s.ts }
 func (s *wideStream) next() error {
 	if err := s.read(s.timeColumn); err != nil {
 		return err
+	}
+	if s.assetColumn >= 0 {
+		if s.asset = append(s.asset[:0], s.fields[s.assetColumn]...); len(s.asset) == 0 {
+			return s.at(s.assetColumn, errors.New("want an asset, got nothing"))
+		}
 	}
 	s.rows = s.rows[:0]
 	for i, tag := range s.tags {
@@ -197,11 +219,14 @@ func newLong(text io.Reader, c *Config) (*longStream, error) {
 	}
 	s := &longStream{table: t, quality: slices.Index(t.header, "q")}
 	var faults []error
-	for name, column := range map[string]*int{"ts": &s.timeColumn, "asset": &s.asset, "tag": &s.tag, "value": &s.value} {
-		if *column, err = t.column(name); err != nil {
+	find := func(name string) int {
+		i, err := t.column(name)
+		if err != nil {
 			faults = append(faults, err)
 		}
+		return i
 	}
+	s.timeColumn, s.asset, s.tag, s.value = find("ts"), find("asset"), find("tag"), find("value")
 	return s, errors.Join(faults...)
 }
 
@@ -211,9 +236,12 @@ func (s *longStream) next() (err error) {
 	if err := s.read(s.timeColumn); err != nil {
 		return err
 	}
-	s.row = schemas.Row{TS: s.ts, Asset: []byte(s.fields[s.asset]), Tag: []byte(s.fields[s.tag])}
-	if len(s.row.Asset) == 0 || len(s.row.Tag) == 0 {
-		return s.at(s.asset, errors.New("want an asset and a tag, got nothing"))
+	s.row = schemas.Row{TS: s.ts, Asset: append(s.row.Asset[:0], s.fields[s.asset]...), Tag: append(s.row.Tag[:0], s.fields[s.tag]...)}
+	if len(s.row.Asset) == 0 {
+		return s.at(s.asset, errors.New("want an asset, got nothing"))
+	}
+	if len(s.row.Tag) == 0 {
+		return s.at(s.tag, errors.New("want a tag, got nothing"))
 	}
 	if s.has, err = cell(&s.row, s.fields[s.value]); err != nil {
 		return s.at(s.value, err)

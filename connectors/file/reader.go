@@ -1,5 +1,6 @@
 // Package file reads recorded data into telemetry.v1: wide and long CSV, and the .dat files of the Tennessee Eastman
-// Process. Several files are merged in the order of time; rows of one time keep the order of the files.
+// Process. Several files are merged in the order of time; rows of one time keep the order of the files. A file whose own
+// times go back is read as it stands.
 //
 // Lineage: k_topic is "file", k_part 0, k_offset the number of the value in the merged stream from 0. ts_ingest is the
 // event time, so that reading the same files gives the same records.
@@ -40,7 +41,7 @@ type stream interface {
 	next() error
 	// time is the row's, ns UTC.
 	time() int64
-	// append gives the row's values to each.
+	// values gives the row's values to each, who borrows them.
 	values(each func(row *schemas.Row))
 }
 
@@ -166,10 +167,10 @@ type bounded struct {
 }
 
 func (b *bounded) Read(p []byte) (int, error) {
-	if b.left <= 0 {
+	// One byte more than may come tells a file that is too large from one that just fits.
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left+1)])
+	if b.left -= int64(n); b.left < 0 {
 		return 0, errors.New("max_file: want a smaller file, or a higher limit")
 	}
-	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
 	return n, err
 }
