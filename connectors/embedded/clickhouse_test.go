@@ -47,7 +47,8 @@ func TestBothFaces(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.Engine().Insert(t.Context(), chdb.Request{SQL: "INSERT INTO t FORMAT CSV"}, bytes.NewReader([]byte("3\n"))); err != nil {
+	if _, err := s.Engine().Insert(t.Context(), chdb.Request{SQL: "INSERT INTO t FORMAT CSV"},
+		bytes.NewReader([]byte("3\n"))); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []clickhouse.Conn{

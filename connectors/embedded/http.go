@@ -121,7 +121,8 @@ func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.running.Done()
 	// A page in the user's browser can reach loopback. It cannot hide its Origin, nor its own name behind DNS.
 	if !localHost(r.Host) || r.Header.Get("Origin") != "" {
-		http.Error(w, "only for programs on this machine: a foreign Host or an Origin header is refused", http.StatusForbidden)
+		http.Error(w, "only for programs on this machine: a foreign Host or an Origin header is refused",
+			http.StatusForbidden)
 		return
 	}
 	select {

@@ -48,8 +48,8 @@ func TestClickhouseGoHTTP(t *testing.T) {
 			}
 			db := "d_" + m.String()
 			for _, sql := range []string{"CREATE DATABASE " + db,
-				"CREATE TABLE " + db + ".t (ts DateTime64(9, 'UTC'), asset LowCardinality(String), v Nullable(Float64), q UInt16, " +
-					"tags Array(String), m Map(String, Float64)) ENGINE = MergeTree ORDER BY (asset, ts)"} {
+				"CREATE TABLE " + db + ".t (ts DateTime64(9, 'UTC'), asset LowCardinality(String), " +
+					"v Nullable(Float64), q UInt16, tags Array(String), m Map(String, Float64)) ENGINE = MergeTree ORDER BY (asset, ts)"} {
 				if err := c.Exec(ctx, sql); err != nil {
 					t.Fatal(err)
 				}
@@ -62,7 +62,8 @@ func TestClickhouseGoHTTP(t *testing.T) {
 
 func checkRows(t *testing.T, c driver.Conn, db string) {
 	t.Helper()
-	ctx := clickhouse.Context(t.Context(), clickhouse.WithSettings(clickhouse.Settings{"insert_deduplication_token": "x", "async_insert": 0}))
+	ctx := clickhouse.Context(t.Context(), clickhouse.WithSettings(clickhouse.Settings{"insert_deduplication_token": "x",
+		"async_insert": 0}))
 	batch, err := c.PrepareBatch(ctx, "INSERT INTO "+db+".t")
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +76,8 @@ func checkRows(t *testing.T, c driver.Conn, db string) {
 		if i%7 == 0 {
 			v = nil
 		}
-		if err := batch.Append(at.Add(time.Duration(i)), fmt.Sprintf("press%d", i%3), v, uint16(i), []string{"a", "\n\n"}, map[string]float64{"k": 1.5}); err != nil {
+		if err := batch.Append(at.Add(time.Duration(i)), fmt.Sprintf("press%d", i%3), v, uint16(i), []string{"a", "\n\n"},
+			map[string]float64{"k": 1.5}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -129,7 +131,8 @@ func checkExceptions(t *testing.T, c driver.Conn) {
 	if got := code(c.Exec(t.Context(), "DROP TABLE nowhere")); got != 60 {
 		t.Errorf("want 60, got %d", got)
 	}
-	rows, err := c.Query(clickhouse.Context(t.Context(), clickhouse.WithSettings(clickhouse.Settings{"max_threads": 1, "max_block_size": 1000})),
+	rows, err := c.Query(clickhouse.Context(t.Context(), clickhouse.WithSettings(clickhouse.Settings{"max_threads": 1,
+		"max_block_size": 1000})),
 		"SELECT throwIf(number = 500000) FROM numbers(1000000)")
 	if err == nil {
 		for rows.Next() {
@@ -150,7 +153,8 @@ func checkExceptions(t *testing.T, c driver.Conn) {
 // Guarantees: the rows arrive.
 func TestInsertFormat(t *testing.T) {
 	s := startServer(t)
-	for _, m := range []clickhouse.CompressionMethod{clickhouse.CompressionNone, clickhouse.CompressionLZ4, clickhouse.CompressionGZIP} {
+	for _, m := range []clickhouse.CompressionMethod{clickhouse.CompressionNone, clickhouse.CompressionLZ4,
+		clickhouse.CompressionGZIP} {
 		c := httpClient(t, s, m)
 		if err := c.Exec(t.Context(), "CREATE OR REPLACE TABLE t (a UInt64) ENGINE = MergeTree ORDER BY a"); err != nil {
 			t.Fatal(err)
@@ -165,8 +169,59 @@ func TestInsertFormat(t *testing.T) {
 			t.Fatalf("%v: %v", m, err)
 		}
 		var count, sum uint64
-		if err := c.QueryRow(t.Context(), "SELECT count(), sum(a) FROM t").Scan(&count, &sum); err != nil || count != n || sum != n*(n-1)/2 {
+		if err := c.QueryRow(t.Context(), "SELECT count(), sum(a) FROM t").Scan(&count, &sum); err != nil || count != n ||
+			sum != n*(n-1)/2 {
 			t.Errorf("%v: got %d rows, sum %d, %v", m, count, sum, err)
+		}
+	}
+}
+
+// Scenario: what Grafana's ClickHouse plugin asks over HTTP, through database/sql, as the reader.
+// Guarantees: its health check, its query builder's questions, and a time series with its macros filled in are answered.
+func TestGrafanaRequests(t *testing.T) {
+	s := startServer(t)
+	w := httpClient(t, s, clickhouse.CompressionLZ4)
+	for _, sql := range []string{"CREATE DATABASE plant",
+		"CREATE TABLE plant.telemetry (ts DateTime64(3), value Float64) " +
+			"ENGINE = MergeTree ORDER BY ts",
+		"INSERT INTO plant.telemetry SELECT toDateTime64(1700000000 + number, 3), number FROM numbers(120)"} {
+		if err := w.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db := clickhouse.OpenDB(&clickhouse.Options{
+		Addr: []string{s.HTTPAddr()}, Protocol: clickhouse.HTTP, Auth: clickhouse.Auth{Database: "plant"},
+		Compression: &clickhouse.Compression{Method: clickhouse.CompressionGZIP},
+		ClientInfo:  clickhouse.ClientInfo{Products: []struct{ Name, Version string }{{"grafana", "4.0"}}},
+		Settings:    clickhouse.Settings{"max_execution_time": 30},
+	})
+	defer db.Close()
+	if err := db.PingContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		sql  string
+		rows int
+	}{
+		{"SELECT 1", 1},
+		{"SELECT name FROM system.databases WHERE name = 'plant'", 1},
+		{"SELECT name FROM system.tables WHERE database = 'plant'", 1},
+		{"SHOW TABLES FROM plant", 1},
+		{`DESC TABLE "plant"."telemetry"`, 2},
+		{"SELECT timezone()", 1},
+		{`SELECT toStartOfInterval("ts", INTERVAL 60 second) as "time", avg(value) AS "mm/s" FROM "plant"."telemetry" ` +
+			`WHERE ts >= toDateTime(1700000000) AND ts <= toDateTime(1700000119) GROUP BY time ORDER BY time LIMIT 1000`, 3},
+	} {
+		rows, err := db.QueryContext(t.Context(), c.sql)
+		if err != nil {
+			t.Errorf("%s: %v", c.sql, err)
+			continue
+		}
+		n := 0
+		for ; rows.Next(); n++ {
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil || n != c.rows {
+			t.Errorf("%s: want %d rows, got %d, %v", c.sql, c.rows, n, err)
 		}
 	}
 }

@@ -111,7 +111,8 @@ func (s *httpServer) read(w http.ResponseWriter, r *http.Request, role Role) (_ 
 		case "user", "password", "quota_key", "role", "stacktrace", "buffer_size", "client_info":
 		default:
 			// Settings of the transport are ours, and have no meaning for the engine.
-			if strings.HasPrefix(name, "http_") || strings.HasPrefix(name, "network_") || strings.HasPrefix(name, "send_progress_") {
+			if strings.HasPrefix(name, "http_") || strings.HasPrefix(name, "network_") || strings.HasPrefix(name,
+				"send_progress_") {
 				continue
 			}
 			set(&q.Settings, &q.Params, name, v)

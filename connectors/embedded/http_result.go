@@ -192,7 +192,8 @@ func (o *result) finish(err error) {
 		}
 	}
 	message := o.s.text(failure(err))
-	_, err = fmt.Fprintf(o.sink, "\r\n__exception__\r\n%s\r\n%s%d %s\r\n__exception__\r\n", o.tag, message, len(message), o.tag)
+	_, err = fmt.Fprintf(o.sink, "\r\n__exception__\r\n%s\r\n%s%d %s\r\n__exception__\r\n", o.tag, message, len(message),
+		o.tag)
 	if errors.Join(err, o.close(), o.net.Flush()) == nil {
 		_ = http.NewResponseController(o.w).Flush() // then the connection is broken off anyway
 	}
@@ -252,7 +253,8 @@ func summary(st chdb.Stats) string {
 // contentType is the media type of an output format.
 func contentType(format string) string {
 	switch {
-	case strings.HasSuffix(format, "EachRow") && strings.HasPrefix(format, "JSON"), format == "JSONLines", format == "NDJSON":
+	case strings.HasSuffix(format, "EachRow") && strings.HasPrefix(format, "JSON"), format == "JSONLines",
+		format == "NDJSON":
 		return "application/x-ndjson; charset=UTF-8"
 	case strings.HasPrefix(format, "JSON"):
 		return "application/json; charset=UTF-8"
@@ -260,7 +262,8 @@ func contentType(format string) string {
 		return "text/tab-separated-values; charset=UTF-8"
 	case strings.HasPrefix(format, "CSV"):
 		return "text/csv; charset=UTF-8; header=absent"
-	case format == "Native", format == "Parquet", strings.HasPrefix(format, "RowBinary"), strings.HasPrefix(format, "Arrow"):
+	case format == "Native", format == "Parquet", strings.HasPrefix(format, "RowBinary"), strings.HasPrefix(format,
+		"Arrow"):
 		return "application/octet-stream"
 	case format == "XML":
 		return "application/xml; charset=UTF-8"

@@ -104,24 +104,34 @@ func TestCurl(t *testing.T) {
 	w := WriterUser
 	curl(t, s, "", "", "URL/ping").want(t, 200, "Ok.\n")
 	curl(t, s, "", "", "URL/").want(t, 200, "Ok.\n")
-	curl(t, s, "", "", "URL/?query=SELECT%201").want(t, 200, "\r\n\r\n1\n", "X-Clickhouse-Query-Id: ", "X-Clickhouse-Format: TabSeparated",
+	curl(t, s, "", "", "URL/?query=SELECT%201").want(t, 200, "\r\n\r\n1\n", "X-Clickhouse-Query-Id: ",
+		"X-Clickhouse-Format: TabSeparated",
 		"text/tab-separated-values", `X-Clickhouse-Summary: {"read_rows":"1"`)
 	curl(t, s, w, "CREATE DATABASE plant", "URL", "--data-binary", "@-").want(t, 200)
-	curl(t, s, w, "CREATE TABLE t (a UInt32, s String) ENGINE = MergeTree ORDER BY a", "URL/?database=plant", "--data-binary", "@-").want(t, 200)
+	curl(t, s, w, "CREATE TABLE t (a UInt32, s String) ENGINE = MergeTree ORDER BY a", "URL/?database=plant",
+		"--data-binary", "@-").want(t, 200)
 	insert := func(sql string) string { return "URL/?query=" + url.QueryEscape(sql) }
-	curl(t, s, w, "{\"a\":1,\"s\":\"x\"}\n\n{\"a\":2,\"s\":\"SELECT 1\"}\n", insert("INSERT INTO plant.t FORMAT JSONEachRow"), "--data-binary", "@-").
+	curl(t, s, w, "{\"a\":1,\"s\":\"x\"}\n\n{\"a\":2,\"s\":\"SELECT 1\"}\n",
+		insert("INSERT INTO plant.t FORMAT JSONEachRow"), "--data-binary", "@-").
 		want(t, 200, `"written_rows":"2"`)
-	curl(t, s, w, "INSERT INTO plant.t FORMAT CSV\n3,\"a\"\n4,\"b\"\n", "URL", "--data-binary", "@-").want(t, 200, `"written_rows":"2"`)
-	curl(t, s, w, "(5, 'it''s'), (6, 'DROP TABLE plant.t; x')", insert("INSERT INTO plant.t (a, s) VALUES"), "--data-binary", "@-").want(t, 200)
-	curl(t, s, w, "7\tseven\n", insert("INSERT INTO plant.t (a, s) SETTINGS insert_deduplication_token='x' FORMAT TSV"), "--data-binary", "@-").want(t, 200)
+	curl(t, s, w, "INSERT INTO plant.t FORMAT CSV\n3,\"a\"\n4,\"b\"\n", "URL", "--data-binary", "@-").want(t, 200,
+		`"written_rows":"2"`)
+	curl(t, s, w, "(5, 'it''s'), (6, 'DROP TABLE plant.t; x')", insert("INSERT INTO plant.t (a, s) VALUES"),
+		"--data-binary", "@-").want(t, 200)
+	curl(t, s, w, "7\tseven\n", insert("INSERT INTO plant.t (a, s) SETTINGS insert_deduplication_token='x' FORMAT TSV"),
+		"--data-binary", "@-").want(t, 200)
 	curl(t, s, w, "INSERT INTO plant.t SELECT 8, 'eight'", "URL", "--data-binary", "@-").want(t, 200)
-	curl(t, s, "", "SELECT count(), sum(a) FROM t", "URL/?database=plant&default_format=JSONCompactEachRow", "--data-binary", "@-").
+	curl(t, s, "", "SELECT count(), sum(a) FROM t", "URL/?database=plant&default_format=JSONCompactEachRow",
+		"--data-binary", "@-").
 		want(t, 200, "[8, 36]")
 	curl(t, s, "", "SELECT a, s FROM plant.t WHERE a = 6 FORMAT JSON", "URL", "--data-binary", "@-").
 		want(t, 200, `"s": "DROP TABLE plant.t; x"`, "application/json", "X-Clickhouse-Format: JSON\r\n")
-	curl(t, s, "", "SELECT {x:UInt8} + 1, {y:String}", "URL/?param_x=41&param_y=it%27s", "--data-binary", "@-").want(t, 200, "42\tit\\'s\n")
-	curl(t, s, "", "SELECT getSetting('max_execution_time')", "URL/?max_execution_time=7", "--data-binary", "@-").want(t, 200, "\n7\n")
-	curl(t, s, "", "SELECT number FROM numbers(100000)", "URL/?enable_http_compression=1", "--compressed", "-H", "Accept-Encoding: gzip",
+	curl(t, s, "", "SELECT {x:UInt8} + 1, {y:String}", "URL/?param_x=41&param_y=it%27s", "--data-binary", "@-").want(t,
+		200, "42\tit\\'s\n")
+	curl(t, s, "", "SELECT getSetting('max_execution_time')", "URL/?max_execution_time=7", "--data-binary", "@-").want(t,
+		200, "\n7\n")
+	curl(t, s, "", "SELECT number FROM numbers(100000)", "URL/?enable_http_compression=1", "--compressed", "-H",
+		"Accept-Encoding: gzip",
 		"--data-binary", "@-").want(t, 200, "Content-Encoding: gzip", "\n99999\n")
 	if a := curl(t, s, "", "", "URL/?query=SELECT%201", "-I"); a.code != 200 || strings.Contains(a.body, "\n1\n") {
 		t.Errorf("HEAD: want a header alone, got %v", a)
@@ -147,22 +157,26 @@ func TestCurlExceptions(t *testing.T) {
 		{"SELECT 1", "?database=nowhere", 404, 81, "UNKNOWN_DATABASE"},
 		{"SELECT {x:UInt8}", "?param_x=no", 400, 457, "BAD_QUERY_PARAMETER"},
 		{"SELECT sleepEachRow(1) FROM numbers(3)", "?max_execution_time=1", 408, 159, "TIMEOUT_EXCEEDED"},
-		{"SELECT throwIf(number = 1000000) FROM numbers(2000000)", "?wait_end_of_query=1&max_threads=1", 500, 395, "FUNCTION_THROW_IF"},
+		{"SELECT throwIf(number = 1000000) FROM numbers(2000000)", "?wait_end_of_query=1&max_threads=1", 500, 395,
+			"FUNCTION_THROW_IF"},
 		{"SELECT 1", "?user=nobody&password=x", 403, 516, "Authentication failed"},
 		{"", "", 400, 62, "Empty query"},
 	} {
 		a := curl(t, s, "", c.sql, "URL/"+c.params, "--data-binary", "@-")
-		a.want(t, c.status, fmt.Sprintf("X-Clickhouse-Exception-Code: %d\r\n", c.code), fmt.Sprintf("\nCode: %d. DB::Exception: ", c.code), c.word)
+		a.want(t, c.status, fmt.Sprintf("X-Clickhouse-Exception-Code: %d\r\n", c.code),
+			fmt.Sprintf("\nCode: %d. DB::Exception: ", c.code), c.word)
 		if strings.Contains(a.body, "/*q:") {
 			t.Errorf("want no tag of ours, got %s", a.body)
 		}
 	}
-	a := curl(t, s, "", "SELECT throwIf(number = 1000000) FROM numbers(2000000)", "URL/?max_block_size=1000", "--data-binary", "@-")
+	a := curl(t, s, "", "SELECT throwIf(number = 1000000) FROM numbers(2000000)", "URL/?max_block_size=1000",
+		"--data-binary", "@-")
 	a.want(t, 200, "\r\n__exception__\r\n", "Code: 395. DB::Exception: ")
 	_, tag, _ := strings.Cut(a.header, exceptionTag+": ")
 	tag, _, _ = strings.Cut(tag, "\r")
 	if len(tag) != 16 || !strings.HasSuffix(a.body, " "+tag+"\r\n__exception__\r\n") || a.rc != 18 {
-		t.Errorf("want the block with its tag at the end and curl's 18, got tag %q, rc %d, %q", tag, a.rc, a.body[max(0, len(a.body)-300):])
+		t.Errorf("want the block with its tag at the end and curl's 18, got tag %q, rc %d, %q", tag, a.rc, a.body[max(0,
+			len(a.body)-300):])
 	}
 }
 
@@ -179,11 +193,14 @@ func TestReaderIsHeld(t *testing.T) {
 	for _, sql := range []string{
 		"CREATE TABLE x (a UInt8) ENGINE = Memory", "CREATE DATABASE x", "DROP DATABASE default", "SET max_threads = 1",
 		"INSERT INTO x VALUES (1)", "INSERT INTO x SELECT 1", "INSERT INTO FUNCTION file('" + out + "') SELECT 1",
-		"SELECT 1 INTO OUTFILE '" + out + "'", "SYSTEM SHUTDOWN", "KILL QUERY WHERE 1 ASYNC", "SELECT 1 SETTINGS readonly = 0",
+		"SELECT 1 INTO OUTFILE '" + out + "'", "SYSTEM SHUTDOWN", "KILL QUERY WHERE 1 ASYNC",
+		"SELECT 1 SETTINGS readonly = 0",
 		"SELECT * FROM file('" + secret + "')", "SELECT file('" + secret + "')", "SELECT `file`/**/('" + secret + "')",
 		"SELECT * APPLY(file) FROM (SELECT '" + secret + "')", "SELECT ('a', 1) IN file('" + secret + "')",
-		"DESCRIBE file('" + secret + "')", "DESCRIBE url('http://127.0.0.1:1/')", "SELECT * FROM url('http://127.0.0.1:1/', 'CSV', 'a String')",
-		"SELECT * FROM `" + secret + "`", "SELECT * FROM default.`" + secret + "`", "EXISTS TABLE `" + secret + "`", "DESCRIBE `" + secret + "`",
+		"DESCRIBE file('" + secret + "')", "DESCRIBE url('http://127.0.0.1:1/')",
+		"SELECT * FROM url('http://127.0.0.1:1/', 'CSV', 'a String')",
+		"SELECT * FROM `" + secret + "`", "SELECT * FROM default.`" + secret + "`", "EXISTS TABLE `" + secret + "`",
+		"DESCRIBE `" + secret + "`",
 		"SELECT 1 IN executable('sh', 'CSV', 'a UInt8')", "SELECT * FROM view(SELECT * FROM file('" + secret + "'))",
 		"EXPLAIN SELECT * FROM file('" + secret + "')", "SELECT /* /* */ ' */ file('" + secret + "') -- '",
 		"SELECT * FROM remote('127.0.0.1:1', system.one)", "SELECT hasColumnInTable('127.0.0.1:1', 'a', 'b', 'c', 'd', 'e')",
@@ -198,11 +215,13 @@ func TestReaderIsHeld(t *testing.T) {
 			}
 		}
 	}
-	curl(t, s, "", "SELECT 1", "URL/?format_avro_schema_registry_url=http://x", "--data-binary", "@-").want(t, 403, "READONLY")
+	curl(t, s, "", "SELECT 1", "URL/?format_avro_schema_registry_url=http://x", "--data-binary", "@-").want(t, 403,
+		"READONLY")
 	if _, err := os.Stat(out); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("want no file, got %v", err)
 	}
-	curl(t, s, "", "SELECT position('file(1)', 'file('), 'INTO OUTFILE' FORMAT CSV", "URL", "--data-binary", "@-").want(t, 200, `1,"INTO OUTFILE"`)
+	curl(t, s, "", "SELECT position('file(1)', 'file('), 'INTO OUTFILE' FORMAT CSV", "URL", "--data-binary", "@-").want(t,
+		200, `1,"INTO OUTFILE"`)
 }
 
 // Scenario: requests with a foreign Host, with an Origin, with wrong passwords in each of the three places, as the
@@ -306,7 +325,8 @@ func TestStartFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := start(ClickHouseConfig{Dir: t.TempDir(), HTTPAddr: "127.0.0.1:" + port}); !errors.Is(err, syscall.EADDRINUSE) ||
+	if err := start(ClickHouseConfig{Dir: t.TempDir(), HTTPAddr: "127.0.0.1:" + port}); !errors.Is(err,
+		syscall.EADDRINUSE) ||
 		!strings.Contains(err.Error(), "HTTP: listen tcp 127.0.0.1:"+port) {
 		t.Errorf("want the taken port, got %v", err)
 	}
@@ -315,7 +335,8 @@ func TestStartFaults(t *testing.T) {
 		!strings.Contains(err.Error(), strings.TrimSuffix(dir, "/")+" (PID: ") {
 		t.Errorf("want the folder in use, got %v", err)
 	}
-	if err := start(ClickHouseConfig{Dir: t.TempDir(), HTTPAddr: "0.0.0.0:0"}); !strings.Contains(err.Error(), "want a loopback address") {
+	if err := start(ClickHouseConfig{Dir: t.TempDir(), HTTPAddr: "0.0.0.0:0"}); !strings.Contains(err.Error(),
+		"want a loopback address") {
 		t.Errorf("want a refusal, got %v", err)
 	}
 }
@@ -345,7 +366,8 @@ func TestClientGone(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		for {
-			b, _, err := s.engine.Query(ctx, chdb.Request{SQL: "SELECT countIf(query LIKE '%system.num' || 'bers%') FROM system.processes"})
+			b, _, err := s.engine.Query(ctx,
+				chdb.Request{SQL: "SELECT countIf(query LIKE '%system.num' || 'bers%') FROM system.processes"})
 			if err != nil {
 				t.Fatal(err)
 			}

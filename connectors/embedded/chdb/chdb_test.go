@@ -1,7 +1,6 @@
 package chdb
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -9,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -94,7 +92,8 @@ func TestQuery(t *testing.T) {
 		{Request{SQL: "SELECT 1 AS a FORMAT CSV", Format: "JSON"}, "1\n"},
 		{Request{SQL: "SELECT currentDatabase()", Database: "d"}, "d\n"},
 		{Request{SQL: "SELECT currentDatabase()"}, "default\n"},
-		{Request{SQL: "SELECT {x:UInt8} + 1, {y:String}, {z:String}", Params: map[string]string{"x": "41", "y": "", "z": `a\tb`}}, "42\t\ta\\tb\n"},
+		{Request{SQL: "SELECT {x:UInt8} + 1, {y:String}, {z:String}", Params: map[string]string{"x": "41", "y": "",
+			"z": `a\tb`}}, "42\t\ta\\tb\n"},
 		{Request{SQL: "SELECT getSetting('max_threads')", Settings: map[string]string{"max_threads": "5"}}, "5\n"},
 		{Request{SQL: "SELECT getSetting('custom_a') = 'x'", Settings: map[string]string{}}, ""},
 	} {
@@ -158,24 +157,28 @@ func TestInsert(t *testing.T) {
 		return e.Insert(t.Context(), Request{SQL: sql, Database: "d"}, bytes.NewReader(data))
 	}
 	many := nativeBlock(0, 100_000)
-	if st, err := insert("INSERT INTO t (a, s) SETTINGS insert_deduplication_token = 'x' FORMAT Native", many); err != nil || st.WrittenRows != 100_000 {
+	if st, err := insert("INSERT INTO t (a, s) SETTINGS insert_deduplication_token = 'x' FORMAT Native",
+		many); err != nil || st.WrittenRows != 100_000 {
 		t.Fatalf("want 100000 rows, got %+v, %v", st, err)
 	}
 	evil := "{\"a\":200000,\"s\":\"x\"}\n\nDROP TABLE d.t;\n"
 	_, err := insert("INSERT INTO t FORMAT JSONEachRow", []byte(evil))
 	wantCode(t, err, 27)
-	if _, err := insert("INSERT INTO t FORMAT JSONEachRow", []byte("{\"a\":200001,\"s\":\"x\"}\n\n{\"a\":200002,\"s\":\"y\"}")); err != nil {
+	if _, err := insert("INSERT INTO t FORMAT JSONEachRow",
+		[]byte("{\"a\":200001,\"s\":\"x\"}\n\n{\"a\":200002,\"s\":\"y\"}")); err != nil {
 		t.Error(err)
 	}
 	if _, _, err := e.Query(t.Context(), Request{SQL: "INSERT INTO d.t VALUES (200003, 'a;b')"}); err != nil {
 		t.Error(err)
 	}
-	if got := run(t, e, Request{SQL: "SELECT count(), countIf(s = '\\n\\n\\0'), sum(a) FROM d.t"}); got != "100003\t100000\t5000550006\n" {
+	if got := run(t, e,
+		Request{SQL: "SELECT count(), countIf(s = '\\n\\n\\0'), sum(a) FROM d.t"}); got != "100003\t100000\t5000550006\n" {
 		// 0 + ... + 99999 = 4999950000, and 200001 + 200002 + 200003 = 600006
 		t.Errorf("want the rows byte for byte, got %q", got)
 	}
 	broken := errors.New("broken pipe")
-	_, err = e.Insert(t.Context(), Request{SQL: "INSERT INTO d.t FORMAT Native"}, io.MultiReader(bytes.NewReader(many[:1000]), failing{broken}))
+	_, err = e.Insert(t.Context(), Request{SQL: "INSERT INTO d.t FORMAT Native"},
+		io.MultiReader(bytes.NewReader(many[:1000]), failing{broken}))
 	if !errors.Is(err, broken) {
 		t.Errorf("want the reader's error, got %v", err)
 	}
@@ -199,7 +202,8 @@ func (f failing) Read([]byte) (int, error) { return 0, f.err }
 // no statement running.
 func TestStream(t *testing.T) {
 	e := openEngine(t, Options{})
-	r := Request{SQL: "SELECT number AS a FROM numbers(200000)", Format: "Native", ReadOnly: true, Settings: map[string]string{"max_block_size": "10000"}}
+	r := Request{SQL: "SELECT number AS a FROM numbers(200000)", Format: "Native", ReadOnly: true,
+		Settings: map[string]string{"max_block_size": "10000"}}
 	for _, early := range []bool{false, true, true} {
 		rows, err := e.Stream(t.Context(), r)
 		if err != nil {
@@ -231,7 +235,8 @@ func TestStream(t *testing.T) {
 			t.Errorf("want an error after Close, got %d bytes", len(b))
 		}
 	}
-	rows, err := e.Stream(t.Context(), Request{SQL: "SELECT throwIf(number = 150000) FROM numbers(200000)", Format: "TSV", ReadOnly: true, Settings: r.Settings})
+	rows, err := e.Stream(t.Context(), Request{SQL: "SELECT throwIf(number = 150000) FROM numbers(200000)", Format: "TSV",
+		ReadOnly: true, Settings: r.Settings})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +258,8 @@ func wantIdle(t testing.TB, e *Engine) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	for {
-		b, _, err := e.Query(ctx, Request{SQL: "SELECT groupArray(query) FROM system.processes WHERE query NOT LIKE '%system.processes%'"})
+		b, _, err := e.Query(ctx,
+			Request{SQL: "SELECT groupArray(query) FROM system.processes WHERE query NOT LIKE '%system.processes%'"})
 		if err != nil {
 			t.Fatalf("statements still run: %v", err)
 		}
@@ -306,11 +312,13 @@ func TestReaderLimits(t *testing.T) {
 	_, _, err := e.Query(t.Context(), Request{ReadOnly: true, Settings: map[string]string{"max_memory_usage": "0"},
 		SQL: "SELECT length(groupArray(number)) FROM numbers(100000000)"})
 	wantCode(t, err, 241)
-	_, _, err = e.Query(t.Context(), Request{ReadOnly: true, SQL: "SELECT count() FROM system.numbers WHERE NOT ignore(number)",
+	_, _, err = e.Query(t.Context(), Request{ReadOnly: true,
+		SQL:      "SELECT count() FROM system.numbers WHERE NOT ignore(number)",
 		Settings: map[string]string{"max_execution_time": "0.1"}})
 	wantCode(t, err, 159)
 	for _, ask := range []string{"0", "100", "x"} {
-		got := run(t, e, Request{ReadOnly: true, SQL: "SELECT getSetting('max_execution_time')", Settings: map[string]string{"max_execution_time": ask}})
+		got := run(t, e, Request{ReadOnly: true, SQL: "SELECT getSetting('max_execution_time')",
+			Settings: map[string]string{"max_execution_time": ask}})
 		if got != "30\n" {
 			t.Errorf("asked for %s s: want 30, got %s", ask, got)
 		}
@@ -341,7 +349,8 @@ func TestOneFolder(t *testing.T) {
 	}
 	run(t, e, Request{SQL: "CREATE DATABASE d"})
 	run(t, e, Request{SQL: "CREATE TABLE d.t ENGINE = MergeTree ORDER BY a AS SELECT 7 AS a"})
-	if _, err := open(dir, Options{}); !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), dir+" (PID: "+strconv.Itoa(os.Getpid())+")") {
+	if _, err := open(dir, Options{}); !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(),
+		dir+" (PID: "+strconv.Itoa(os.Getpid())+")") {
 		t.Errorf("want the folder in use by this process, got %v", err)
 	}
 	if _, err := open(filepath.Join(t.TempDir(), "other"), Options{}); err == nil {
@@ -407,108 +416,4 @@ func dereferenceNil() (err error) {
 	var p *Stats
 	p.ReadRows++
 	return nil
-}
-
-// batchRows is how many rows the writer process puts into one insert.
-const batchRows = 20_000
-
-// insertForever inserts batches and prints the number of each once it is acknowledged.
-func insertForever(dir string) error {
-	e, err := open(dir, Options{})
-	if err != nil {
-		return err
-	}
-	ctx := context.Background()
-	var first uint64
-	for _, sql := range []string{"CREATE DATABASE IF NOT EXISTS d",
-		"CREATE TABLE IF NOT EXISTS d.t (a UInt64, s String) ENGINE = MergeTree ORDER BY a"} {
-		if _, _, err := e.Query(ctx, Request{SQL: sql}); err != nil {
-			return err
-		}
-	}
-	b, _, err := e.Query(ctx, Request{SQL: "SELECT if(count() = 0, 0, max(a) + 1) FROM d.t"})
-	if err != nil {
-		return err
-	}
-	if first, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err != nil {
-		return err
-	}
-	for ; ; first += batchRows {
-		if _, err := e.Insert(ctx, Request{SQL: "INSERT INTO d.t FORMAT Native"}, bytes.NewReader(nativeBlock(first, batchRows))); err != nil {
-			return err
-		}
-		fmt.Println(first + batchRows)
-	}
-}
-
-// Scenario: a process that inserts batches is killed with SIGKILL in the midst, three times, on the same folder.
-// Guarantees: every acknowledged batch is there, none is there in part, and at most one more than acknowledged.
-func TestKillNine(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "data")
-	for round := range 3 {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), envWriter+"="+dir)
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(out)
-		var acknowledged uint64
-		for n := 0; n < 3+round && lines.Scan(); n++ {
-			if acknowledged, err = strconv.ParseUint(lines.Text(), 10, 64); err != nil {
-				t.Fatalf("the writer: %s", lines.Text())
-			}
-		}
-		if err := cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		for lines.Scan() { // what it acknowledged before the signal came
-			if n, err := strconv.ParseUint(lines.Text(), 10, 64); err == nil {
-				acknowledged = n
-			}
-		}
-		_ = cmd.Wait() // "signal: killed"
-		e, err := open(dir, Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var count, distinct, largest uint64
-		got := run(t, e, Request{SQL: "SELECT count(), uniqExact(a), max(a) + 1 FROM d.t"})
-		if _, err := fmt.Sscan(got, &count, &distinct, &largest); err != nil {
-			t.Fatal(err)
-		}
-		if count != distinct || count != largest || count%batchRows != 0 || count < acknowledged || count > acknowledged+batchRows {
-			t.Errorf("round %d: acknowledged %d, got %s", round, acknowledged, got)
-		}
-		if err := e.Close(); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-// Scenario: INSERTs as people write them.
-// Guarantees: statement, format and the start of the data are told apart; what has no data is left to the engine.
-func TestParseInsert(t *testing.T) {
-	for _, c := range []struct {
-		sql  string
-		ok   bool
-		want InsertText
-	}{
-		{"INSERT INTO t FORMAT CSV\n\n1,2", true, InsertText{"INSERT INTO t", "CSV", "\n1,2"}},
-		{"insert into t (a, `format`) settings x = 'format y' format\tNative \r\n\x00;", true, InsertText{"insert into t (a, `format`) settings x = 'format y'", "Native", "\x00;"}},
-		{"/* c */ INSERT INTO t VALUES (1), ('VALUES')", true, InsertText{"/* c */ INSERT INTO t", "Values", " (1), ('VALUES')"}},
-		{"INSERT INTO t (a) -- FORMAT CSV", true, InsertText{"INSERT INTO t (a) -- FORMAT CSV", "", ""}},
-		{"INSERT INTO t;", true, InsertText{"INSERT INTO t", "", ""}},
-		{"INSERT INTO t SELECT 1 FORMAT CSV", false, InsertText{}},
-		{"INSERT INTO t WITH x AS (SELECT 1) SELECT * FROM x", false, InsertText{}},
-		{"SELECT 1 FORMAT CSV", false, InsertText{}},
-		{"", false, InsertText{}},
-	} {
-		if got, ok := ParseInsert(c.sql); got != c.want || ok != c.ok {
-			t.Errorf("%q: want %+v, %v, got %+v, %v", c.sql, c.want, c.ok, got, ok)
-		}
-	}
 }

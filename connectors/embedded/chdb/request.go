@@ -73,7 +73,8 @@ func exception(code int, name, message string) *Exception {
 }
 
 var exceptionText = regexp.MustCompile(
-	`(?s)^Code: (\d+)\. (?:DB::)?(?:Net)?Exception: (.*?)(?:\s*\(([A-Z][A-Z0-9_]+)\))?(?:\s*\(version [^()]*(?:\([^()]*\))?\))?\s*$`)
+	`(?s)^Code: (\d+)\. (?:DB::)?(?:Net)?Exception: (.*?)` +
+		`(?:\s*\(([A-Z][A-Z0-9_]+)\))?(?:\s*\(version [^()]*(?:\([^()]*\))?\))?\s*$`)
 
 // parseException reads the engine's error text. Text of another form is an exception with code 1002.
 func parseException(s string) *Exception {

@@ -38,7 +38,8 @@ func readerMaySet(name, value string) bool {
 		}
 	}
 	switch name {
-	case "limit", "offset", "date_time_output_format", "date_time_input_format", "max_block_size", "result_overflow_mode", "read_overflow_mode", "timeout_overflow_mode", "extremes",
+	case "limit", "offset", "date_time_output_format", "date_time_input_format", "max_block_size", "result_overflow_mode",
+		"read_overflow_mode", "timeout_overflow_mode", "extremes",
 		"join_use_nulls", "session_timezone", "wait_end_of_query", "enable_http_compression", "use_uncompressed_cache",
 		"cancel_http_readonly_queries_on_client_close", "final", "group_by_use_nulls", "prefer_column_name_to_alias",
 		"totals_mode", "any_join_distinct_right_table_keys", "transform_null_in", "low_cardinality_allow_in_native_format",
