@@ -169,7 +169,7 @@ func addDefaults(s *jsonschema.Schema, v reflect.Value) {
 			p.Default = text.Format(time.RFC3339Nano)
 			continue
 		case interface{ MarshalText() ([]byte, error) }:
-			if b, err := text.MarshalText(); err == nil {
+			if b, err := text.MarshalText(); err == nil && len(b) > 0 {
 				p.Default = string(b)
 			}
 			continue
