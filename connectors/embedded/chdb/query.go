@@ -95,15 +95,12 @@ func (r *Rows) Close() error {
 	}
 	if r.err != io.EOF {
 		r.s.e.lib.streamCancel(r.s.conn.conn(), r.stream)
-		r.s.keep = false // what a statement that was cut short leaves behind goes with its connection
+		// A killed stream stays in system.processes, with its locks on tables, until its connection does something else.
+		r.s.keep = false
 		r.err = errors.New("the result is closed")
 	}
 	r.s.e.lib.destroyResult(r.stream)
 	r.stream = nil
-	if r.err != io.EOF {
-		// A killed stream stays in system.processes, with its locks on tables, until its connection does something else.
-		r.s.keep = false
-	}
 	_ = r.s.end(nil) // Next has told what there was to tell
 	return nil
 }
