@@ -211,13 +211,17 @@ func (e micros) encode(to *wire, b *block) {
 	for _, p := range b.pieces {
 		dst := to.room(8 * p.rows())
 		for i, ns := range values[int64](p.column(e.col), p.from, p.to) {
-			us := ns / 1_000
-			if ns%1_000 < 0 {
-				us--
-			}
-			binary.LittleEndian.PutUint64(dst[8*i:], uint64(us))
+			binary.LittleEndian.PutUint64(dst[8*i:], uint64(floorMicros(ns)))
 		}
 	}
+}
+
+func floorMicros(ns int64) int64 {
+	us := ns / 1_000
+	if ns%1_000 < 0 {
+		us--
+	}
+	return us
 }
 
 // millis sends times in ns as DateTime64(3), rounded down.

@@ -208,7 +208,7 @@ func (s *Sink) send(ctx context.Context, t pipeline.Table, input proto.Input, to
 // settle is how long a part that a killed attempt left behind gets to come into place.
 const settle = time.Second
 
-// missing looks for the rows of b, twice.
+// missing looks for b, twice.
 func (s *Sink) missing(ctx context.Context, t table, b *block) (bool, error) {
 	for attempt := range 2 {
 		if attempt > 0 {
@@ -218,8 +218,8 @@ func (s *Sink) missing(ctx context.Context, t table, b *block) (bool, error) {
 		}
 		var count proto.ColUInt64
 		err := s.do(ctx, ch.Query{
-			Body: fmt.Sprintf("SELECT count() FROM %s WHERE toYYYYMM(%s) = %d AND run = reinterpretAsUInt128(reverse(unhex('%x'))) AND seq = %d AND block = %d",
-				t.name(), t.partition(), b.month, b.run, b.seq, b.num),
+			Body: fmt.Sprintf("SELECT count() FROM %s WHERE %s AND run = reinterpretAsUInt128(reverse(unhex('%x'))) AND seq = %d AND block = %d",
+				t.name(), t.witness(), b.run, b.seq, b.num),
 			Result: proto.Results{{Name: "count()", Data: &count}},
 		})
 		if err != nil {

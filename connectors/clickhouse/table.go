@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/ClickHouse/ch-go/proto"
 	"github.com/apache/arrow/go/v15/arrow"
@@ -15,13 +16,14 @@ import (
 // table is how the rows of one table become INSERTs. It has one block loaded at a time.
 type table interface {
 	name() pipeline.Table
-	// partition is the column whose month the table is partitioned by.
-	partition() string
 	// plan takes the parts of a checkpoint and returns how many blocks they are. It borrows them until release.
 	plan(parts []pipeline.Part, rowsMax int) (int, error)
 	// load makes block i the one that input encodes.
 	load(i int, run [16]byte, seq uint64) *block
 	input() proto.Input
+	// witness is the SQL condition that finds the first row of the loaded block by the table's order key. A block is one
+	// part, so that one row stands for all, and looking for it costs the same whatever the table has grown to.
+	witness() string
 	release()
 }
 
@@ -34,16 +36,33 @@ func tables() []table {
 type columnar struct {
 	table   pipeline.Table
 	schema  *arrow.Schema
-	ts      int // column of the record
+	ts      int   // column of the record
+	names   []int // columns of the record before ts in the table's order key, all dictionaries
 	columns proto.Input
 	cuts    []cut
 	block   block
 }
 
 func (t *columnar) name() pipeline.Table { return t.table }
-func (t *columnar) partition() string    { return t.schema.Field(t.ts).Name }
 func (t *columnar) input() proto.Input   { return t.columns }
 func (t *columnar) release()             { t.cuts, t.block = nil, block{} }
+
+func (t *columnar) witness() string {
+	p := t.block.pieces[0]
+	var key strings.Builder
+	for _, i := range t.names {
+		d := p.column(i)
+		at := values[int32](d, p.from, p.from+1)[0]
+		key.WriteString(equalText(t.schema.Field(i).Name, textsOf(d.Dictionary()).at(int(at))) + " AND ")
+	}
+	us := floorMicros(values[int64](p.column(t.ts), p.from, p.from+1)[0])
+	return fmt.Sprintf("%s%s = fromUnixTimestamp64Micro(toInt64(%d), 'UTC')", key.String(), t.schema.Field(t.ts).Name, us)
+}
+
+// equalText is a condition on a text column. Names come from the plant and are hostile: hex needs no escaping.
+func equalText(column string, text []byte) string {
+	return fmt.Sprintf("%s = unhex('%x')", column, text)
+}
 
 func (t *columnar) plan(parts []pipeline.Part, rowsMax int) (int, error) {
 	for _, p := range parts {
@@ -84,8 +103,8 @@ const (
 	numbers  proto.ColumnType = "Map(LowCardinality(String), Float32)"
 )
 
-func newColumnar(name pipeline.Table, schema *arrow.Schema, ts int, definitions []definition) *columnar {
-	t := &columnar{table: name, schema: schema, ts: ts}
+func newColumnar(name pipeline.Table, schema *arrow.Schema, names []int, ts int, definitions []definition) *columnar {
+	t := &columnar{table: name, schema: schema, names: names, ts: ts}
 	for _, d := range append(definitions, lineage()...) {
 		t.columns = append(t.columns, proto.InputColumn{
 			Name: d.name, Data: &column{name: d.name, kind: d.kind, enc: d.enc, block: &t.block},
@@ -95,7 +114,8 @@ func newColumnar(name pipeline.Table, schema *arrow.Schema, ts int, definitions 
 }
 
 func newTelemetry() *columnar {
-	return newColumnar(pipeline.Telemetry, schemas.Telemetry(), schemas.ColTS, []definition{
+	names := []int{schemas.ColAsset, schemas.ColTag}
+	return newColumnar(pipeline.Telemetry, schemas.Telemetry(), names, schemas.ColTS, []definition{
 		{"ts", time6, micros{schemas.ColTS}},
 		{"ts_ingest", time3, millis{schemas.ColTSIngest}},
 		{"ts_kind", "UInt8", fixed{schemas.ColTSKind, 1}},
@@ -119,7 +139,8 @@ func newTelemetry() *columnar {
 }
 
 func newPredictions() *columnar {
-	return newColumnar(pipeline.Predictions, schemas.Predictions(), schemas.PredTS, []definition{
+	names := []int{schemas.PredAsset, schemas.PredModel, schemas.PredModelVersion}
+	return newColumnar(pipeline.Predictions, schemas.Predictions(), names, schemas.PredTS, []definition{
 		{"asset", lowText, &lowCardinality{col: schemas.PredAsset}},
 		{"window_start", time6, micros{schemas.PredWindowStart}},
 		{"window_end", time6, micros{schemas.PredWindowEnd}},
