@@ -17,8 +17,8 @@ const (
 
 // Config is which recorded data to read, and how.
 type Config struct {
-	// Format is csv (a time column and a column per tag), long (columns ts, asset, tag, value, q) or tep (the .dat files of
-	// the Tennessee Eastman Process).
+	// Format is csv (a time column and a column per tag), long (columns ts, asset, tag, value, q) or tep (the .dat files
+	// of the Tennessee Eastman Process).
 	Format string `yaml:"format" jsonschema:"required,enum=csv,enum=long,enum=tep"`
 	// Files are read together, merged in the order of time. Relative paths start at the pipeline file's folder; .gz is
 	// unpacked.

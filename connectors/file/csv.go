@@ -236,7 +236,9 @@ func (s *longStream) next() (err error) {
 	if err := s.read(s.timeColumn); err != nil {
 		return err
 	}
-	s.row = schemas.Row{TS: s.ts, Asset: append(s.row.Asset[:0], s.fields[s.asset]...), Tag: append(s.row.Tag[:0], s.fields[s.tag]...)}
+	s.row = schemas.Row{
+		TS: s.ts, Asset: append(s.row.Asset[:0], s.fields[s.asset]...), Tag: append(s.row.Tag[:0], s.fields[s.tag]...),
+	}
 	if len(s.row.Asset) == 0 {
 		return s.at(s.asset, errors.New("want an asset, got nothing"))
 	}

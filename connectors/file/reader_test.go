@@ -80,7 +80,8 @@ func row(rec arrow.Record, i int) string {
 		return d.Dictionary().(*array.String).Value(d.GetValueIndex(i))
 	}
 	at := time.Unix(0, int64(rec.Column(schemas.ColTS).(*array.Timestamp).Value(i))).UTC()
-	s := fmt.Sprintf("%s %s %s %s", at.Format("15:04:05.999999999"), text(schemas.ColAsset), text(schemas.ColTag), rec.Column(schemas.ColValue).ValueStr(i))
+	s := fmt.Sprintf("%s %s %s %s", at.Format("15:04:05.999999999"), text(schemas.ColAsset), text(schemas.ColTag),
+		rec.Column(schemas.ColValue).ValueStr(i))
 	if f := rec.Column(schemas.ColFlags).ValueStr(i); f != "0" {
 		s += " flags " + f
 	}
@@ -129,7 +130,9 @@ func TestWideAssetColumn(t *testing.T) {
 // Scenario: long CSV with columns in another order, quotes, qualities, an empty value.
 // Guarantees: a row per value, with its quality; a line without a value gives none.
 func TestLong(t *testing.T) {
-	root := files(map[string]string{"a.csv": "q,value,tag,asset,ts\n2,1.5,temp,\"a,b\",1970-01-01T00:00:01Z\n0,-2,temp,c,1970-01-01T01:00:02.25+01:00\n1,,temp,c,1970-01-01T00:00:03Z\n"})
+	root := files(map[string]string{"a.csv": "q,value,tag,asset,ts\n" +
+		"2,1.5,temp,\"a,b\",1970-01-01T00:00:01Z\n" +
+		"0,-2,temp,c,1970-01-01T01:00:02.25+01:00\n1,,temp,c,1970-01-01T00:00:03Z\n"})
 	got, err := read(t, root, config(FormatLong, nil, "a.csv"))
 	equal(t, got, err, "00:00:01 a,b temp 1.5", "00:00:02.25 c temp -2 q 0")
 }
@@ -145,9 +148,13 @@ func TestMerge(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	root := files(map[string]string{"x/a.csv.gz": packed.String(), "b.csv": "ts,v\n2,20\n4,41\n5,50\n", "c.csv": "ts,v\n", "d.csv": "ts,v\n0,0\n4,42\n"})
+	root := files(map[string]string{
+		"x/a.csv.gz": packed.String(), "b.csv": "ts,v\n2,20\n4,41\n5,50\n", "c.csv": "ts,v\n", "d.csv": "ts,v\n0,0\n4,42\n",
+	})
 	got, err := read(t, root, config(FormatCSV, func(c *Config) { c.Time = "s" }, "x/a.csv.gz", "b.csv", "c.csv", "d.csv"))
-	equal(t, got, err, "00:00:00 d v 0", "00:00:01 a v 10", "00:00:02 b v 20", "00:00:04 a v 40", "00:00:04 b v 41", "00:00:04 d v 42", "00:00:05 b v 50")
+	equal(t, got, err,
+		"00:00:00 d v 0", "00:00:01 a v 10", "00:00:02 b v 20",
+		"00:00:04 a v 40", "00:00:04 b v 41", "00:00:04 d v 42", "00:00:05 b v 50")
 }
 
 // Scenario: random files with times in order.
@@ -215,10 +222,14 @@ func TestTEP(t *testing.T) {
 // Open is marked as a configuration's fault; memory is given back.
 func TestFaults(t *testing.T) {
 	root := files(map[string]string{
-		"empty.csv": "", "head.csv": "time,v\n1,2\n", "number.csv": "ts,v\n1,2\n2,soon\n", "time.csv": "ts,v\n1,2\nnoon,3\n", "short.csv": "ts,v,w\n1,2,3\n2,3\n",
-		"quote.csv": "ts,v\n1,\"2\n", "twice.csv": "ts,v,v\n1,2,3\n", "unnamed.csv": "ts,v,\n1,2,3\n", "bad.csv.gz": "ts,v\n", "text.dat": "1 2 3\n4 5 x\n",
-		"shape.dat": "1 2 3\n4 5 6\n", "ragged.dat": "1 2 3\n4 5\n", "long.csv": "ts,tag,value\n1,a,2\n", "noasset.csv": "ts,asset,tag,value\n1,,t,2\n", "notag.csv": "ts,asset,tag,value\n1,a,,2\n",
-		"quality.csv": "ts,asset,tag,value,q\n1,a,t,2,9\n", "large.csv": "ts,v\n1,2\n3,4\n", "range.csv": "ts,v\n10000000000,2\n",
+		"empty.csv": "", "head.csv": "time,v\n1,2\n", "number.csv": "ts,v\n1,2\n2,soon\n",
+		"time.csv": "ts,v\n1,2\nnoon,3\n", "short.csv": "ts,v,w\n1,2,3\n2,3\n",
+		"quote.csv": "ts,v\n1,\"2\n", "twice.csv": "ts,v,v\n1,2,3\n", "unnamed.csv": "ts,v,\n1,2,3\n",
+		"bad.csv.gz": "ts,v\n", "text.dat": "1 2 3\n4 5 x\n",
+		"shape.dat": "1 2 3\n4 5 6\n", "ragged.dat": "1 2 3\n4 5\n", "long.csv": "ts,tag,value\n1,a,2\n",
+		"noasset.csv": "ts,asset,tag,value\n1,,t,2\n", "notag.csv": "ts,asset,tag,value\n1,a,,2\n",
+		"quality.csv": "ts,asset,tag,value,q\n1,a,t,2,9\n", "large.csv": "ts,v\n1,2\n3,4\n",
+		"range.csv": "ts,v\n10000000000,2\n",
 	})
 	seconds := func(c *Config) { c.Time = "s" }
 	for _, c := range []struct {
@@ -233,27 +244,37 @@ func TestFaults(t *testing.T) {
 		{config(FormatCSV, seconds, "time.csv"), false, `time.csv: line 3, column "ts": want a time in s, got "noon"`},
 		{config(FormatCSV, seconds, "short.csv"), false, `short.csv: line 3: want 3 columns as in the header, got 2`},
 		{config(FormatCSV, seconds, "quote.csv"), true, `quote.csv: parse error on line 2, column 6`},
-		{config(FormatCSV, seconds, "twice.csv"), true, `twice.csv: line 1, column 3: want each name once, got "v" again`},
+		{config(FormatCSV, seconds, "twice.csv"), true,
+			`twice.csv: line 1, column 3: want each name once, got "v" again`},
 		{config(FormatCSV, seconds, "unnamed.csv"), true, `unnamed.csv: line 1, column 3: want a name, got nothing`},
 		{config(FormatCSV, seconds, "bad.csv.gz"), true, `bad.csv.gz: gzip: `},
-		{config(FormatCSV, seconds, "range.csv"), true, `range.csv: line 2, column "ts": want a time in s within years 1678 to 2262, got "10000000000"`},
-		{config(FormatCSV, func(c *Config) { c.Time, c.AssetColumn = "s", "machine" }, "number.csv"), true, `number.csv: line 1: want a column "machine"`},
-		{config(FormatCSV, func(c *Config) { c.Time, c.Ignore = "s", []string{"label"} }, "number.csv"), true, `ignore: line 1: want a column "label"`},
-		{config(FormatCSV, func(c *Config) { c.Time, c.MaxFile = "s", 12 }, "large.csv"), true, `large.csv: max_file: want a smaller file`},
+		{config(FormatCSV, seconds, "range.csv"), true,
+			`range.csv: line 2, column "ts": want a time in s within years 1678 to 2262, got "10000000000"`},
+		{config(FormatCSV, func(c *Config) { c.Time, c.AssetColumn = "s", "machine" }, "number.csv"), true,
+			`number.csv: line 1: want a column "machine"`},
+		{config(FormatCSV, func(c *Config) { c.Time, c.Ignore = "s", []string{"label"} }, "number.csv"), true,
+			`ignore: line 1: want a column "label"`},
+		{config(FormatCSV, func(c *Config) { c.Time, c.MaxFile = "s", 12 }, "large.csv"), true,
+			`large.csv: max_file: want a smaller file`},
 		{config(FormatTEP, nil, "text.dat"), true, `text.dat: line 2, column 3: want a number, got "x"`},
-		{config(FormatTEP, nil, "shape.dat"), true, `shape.dat: want 52 columns, or 52 lines of a transposed file, got 2 lines of 3 columns`},
+		{config(FormatTEP, nil, "shape.dat"), true,
+			`shape.dat: want 52 columns, or 52 lines of a transposed file, got 2 lines of 3 columns`},
 		{config(FormatTEP, nil, "ragged.dat"), true, `ragged.dat: line 2: want 3 columns as on the lines before, got 2`},
-		{config(FormatLong, seconds, "long.csv"), true, `long.csv: line 1: want a column "asset", got ["ts" "tag" "value"]`},
-		{config(FormatLong, seconds, "noasset.csv"), true, `noasset.csv: line 2, column "asset": want an asset, got nothing`},
+		{config(FormatLong, seconds, "long.csv"), true,
+			`long.csv: line 1: want a column "asset", got ["ts" "tag" "value"]`},
+		{config(FormatLong, seconds, "noasset.csv"), true,
+			`noasset.csv: line 2, column "asset": want an asset, got nothing`},
 		{config(FormatLong, seconds, "notag.csv"), true, `notag.csv: line 2, column "tag": want a tag, got nothing`},
-		{config(FormatLong, seconds, "quality.csv"), true, `quality.csv: line 2, column "q": want 0 bad, 1 uncertain or 2 good, got "9"`},
+		{config(FormatLong, seconds, "quality.csv"), true,
+			`quality.csv: line 2, column "q": want 0 bad, 1 uncertain or 2 good, got "9"`},
 	} {
 		_, err := read(t, root, c.config)
 		if err == nil || !strings.Contains(err.Error(), c.want) || errors.Is(err, pipeline.ErrConfig) != c.start {
 			t.Errorf("want %s, got %v", c.want, err)
 		}
 	}
-	if rows, err := read(t, root, config(FormatCSV, func(c *Config) { c.Time, c.MaxFile = "s", 13 }, "large.csv")); err != nil || len(rows) != 2 {
+	rows, err := read(t, root, config(FormatCSV, func(c *Config) { c.Time, c.MaxFile = "s", 13 }, "large.csv"))
+	if err != nil || len(rows) != 2 {
 		t.Errorf("a file of just max_file: got %q, %v", rows, err)
 	}
 }

@@ -55,7 +55,8 @@ func newTEP(text io.Reader, asset string, c *Config) (*tepStream, error) {
 			row[i] = v
 		}
 		if len(s.rows) > 0 && len(row) != len(s.rows[0]) {
-			return nil, fmt.Errorf("line %d: want %d columns as on the lines before, got %d", line, len(s.rows[0]), len(row))
+			return nil, fmt.Errorf("line %d: want %d columns as on the lines before, got %d",
+				line, len(s.rows[0]), len(row))
 		}
 		s.rows = append(s.rows, row)
 	}

@@ -88,12 +88,14 @@ func (d *Decoder) fill(m *formats.Message) *formats.Reject {
 func (d *Decoder) bounded(b *schemas.TelemetryBuilder) *formats.Reject {
 	if b.Assets.Len() >= d.config.MaxAssets {
 		if _, known := b.Assets.Find(d.row.Asset); !known {
-			return formats.Rejectf(schemas.DeadCardinality, "asset: want at most %d in this partition, got %.100q more", d.config.MaxAssets, d.row.Asset)
+			return formats.Rejectf(schemas.DeadCardinality, "asset: want at most %d in this partition, got %.100q more",
+				d.config.MaxAssets, d.row.Asset)
 		}
 	}
 	if b.Tags.Len() >= d.config.MaxTags {
 		if _, known := b.Tags.Find(d.row.Tag); !known {
-			return formats.Rejectf(schemas.DeadCardinality, "tag: want at most %d in this partition, got %.100q more", d.config.MaxTags, d.row.Tag)
+			return formats.Rejectf(schemas.DeadCardinality, "tag: want at most %d in this partition, got %.100q more",
+				d.config.MaxTags, d.row.Tag)
 		}
 	}
 	return nil
@@ -180,7 +182,8 @@ func (d *Decoder) time(t *token) (int64, *formats.Reject) {
 	}
 	ns, ok := number.scaled(d.digits)
 	if !ok {
-		return 0, formats.Rejectf(schemas.DeadOutOfRange, "ts: want a time in %s within years 1678 to 2262, got %.40s", unit, t.raw)
+		return 0, formats.Rejectf(schemas.DeadOutOfRange, "ts: want a time in %s within years 1678 to 2262, got %.40s",
+			unit, t.raw)
 	}
 	return ns, nil
 }
@@ -191,7 +194,8 @@ var firstTime, lastTime = time.Unix(0, math.MinInt64), time.Unix(0, math.MaxInt6
 func rfc3339(raw []byte) (int64, *formats.Reject) {
 	at, err := time.Parse(time.RFC3339Nano, string(raw))
 	if err != nil {
-		return 0, formats.Rejectf(schemas.DeadWrongType, "ts: want a time such as 2026-01-31T06:00:00.123Z, got %.100q", raw)
+		return 0, formats.Rejectf(schemas.DeadWrongType, "ts: want a time such as 2026-01-31T06:00:00.123Z, got %.100q",
+			raw)
 	}
 	if at.Before(firstTime) || at.After(lastTime) {
 		return 0, formats.Rejectf(schemas.DeadOutOfRange, "ts: want a year from 1678 to 2262, got %.100q", raw)
@@ -213,7 +217,8 @@ func (d *Decoder) quality(t *token) *formats.Reject {
 		return nil
 	case t.kind == number && kind != QualityBool:
 		n, ok := t.decimal.magnitude(t.raw)
-		if ok = ok && n <= math.MaxUint8 && (n == 0 || !t.decimal.negative); ok && n <= uint64(schemas.Good) && kind != QualityOPCDA {
+		ok = ok && n <= math.MaxUint8 && (n == 0 || !t.decimal.negative)
+		if ok && n <= uint64(schemas.Good) && kind != QualityOPCDA {
 			r.Quality = schemas.Quality(n)
 			r.Status = [...]uint32{statusBad, statusUncertain, 0}[n]
 			return nil

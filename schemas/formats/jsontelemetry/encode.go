@@ -15,7 +15,9 @@ const good = 192
 
 // AppendMessage appends the message of one value to dst. ts is in ns UTC and is written in unit. A value that is not
 // there, or not finite, is null.
-func AppendMessage(dst []byte, ts int64, unit TSUnit, asset, tag string, value float64, has bool, quality schemas.Quality) []byte {
+func AppendMessage(
+	dst []byte, ts int64, unit TSUnit, asset, tag string, value float64, has bool, quality schemas.Quality,
+) []byte {
 	dst = append(dst, `{"ts":`...)
 	if unit == RFC3339 {
 		dst = append(dst, '"')

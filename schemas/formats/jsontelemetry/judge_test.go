@@ -199,7 +199,8 @@ func compare(t testing.TB, message []byte) error {
 	}
 	value, integer := rec.Column(schemas.ColValue).(*array.Float64), rec.Column(schemas.ColValueInt).(*array.Int64)
 	got := verdict{
-		ts: int64(rec.Column(schemas.ColTS).(*array.Timestamp).Value(0)), asset: textAt(rec, schemas.ColAsset), tag: textAt(rec, schemas.ColTag),
+		ts:    int64(rec.Column(schemas.ColTS).(*array.Timestamp).Value(0)),
+		asset: textAt(rec, schemas.ColAsset), tag: textAt(rec, schemas.ColTag),
 		vtype: schemas.ValueType(rec.Column(schemas.ColVType).(*array.Uint8).Value(0)),
 		value: value.Value(0), has: value.IsValid(0), integer: integer.Value(0), hasInt: integer.IsValid(0),
 		quality: schemas.Quality(rec.Column(schemas.ColQuality).(*array.Uint8).Value(0)),
@@ -221,7 +222,8 @@ var seeds = []string{
 	`{"ts":1,"asset":"a","tag":"t","value":NaN}`,
 	`{"ts":1,"asset":"\ud800","tag":"t","value":18446744073709551615,"q":null}`,
 	`{"value":1,"value":2,"asset":"a","tag":"t","ts":0.1}`,
-	`[{"ts":1}]`, `null`, `"x"`, `{"a":1e5,"b":-0,"c":[[[]]]}`, "{\"asset\":\"\xff\"}", `{"ts":1,"asset":"a","tag":"t","value":123456789012345678901234567890.5}`,
+	`[{"ts":1}]`, `null`, `"x"`, `{"a":1e5,"b":-0,"c":[[[]]]}`, "{\"asset\":\"\xff\"}",
+	`{"ts":1,"asset":"a","tag":"t","value":123456789012345678901234567890.5}`,
 }
 
 // Scenario: any bytes at all.
@@ -260,7 +262,8 @@ func TestDecodeAgreesWithTheJudge(t *testing.T) {
 		return string(quoted)
 	})
 	any := rapid.OneOf(number, text, rapid.SampledFrom([]string{
-		"null", "true", "false", `[1,{"a":"}"}]`, `{"value":[]}`, `"NaN"`, `"\ud800x"`, `"\u12"`, "NaN", "-Infinity", "[1 2]", "0", "1", "2", "64", "192", "300",
+		"null", "true", "false", `[1,{"a":"}"}]`, `{"value":[]}`, `"NaN"`, `"\ud800x"`, `"\u12"`, "NaN",
+		"-Infinity", "[1 2]", "0", "1", "2", "64", "192", "300",
 	}))
 	field := rapid.Custom(func(t *rapid.T) string {
 		key := rapid.SampledFrom([]string{"ts", "asset", "tag", "value", "q", "seq", "", "va", `t\u0073`}).Draw(t, "key")
@@ -335,8 +338,9 @@ func TestAppendMessageRoundTrip(t *testing.T) {
 			r.Fatalf("%s: %v", message, reject)
 		}
 		column := rec.Column(schemas.ColValue).(*array.Float64)
-		got := fmt.Sprintln(int64(rec.Column(schemas.ColTS).(*array.Timestamp).Value(0)), textAt(rec, schemas.ColAsset), textAt(rec, schemas.ColTag),
-			column.IsValid(0), math.Float64bits(column.Value(0)), rec.Column(schemas.ColQuality).ValueStr(0), rec.Column(schemas.ColVType).ValueStr(0))
+		got := fmt.Sprintln(int64(rec.Column(schemas.ColTS).(*array.Timestamp).Value(0)),
+			textAt(rec, schemas.ColAsset), textAt(rec, schemas.ColTag), column.IsValid(0), math.Float64bits(column.Value(0)),
+			rec.Column(schemas.ColQuality).ValueStr(0), rec.Column(schemas.ColVType).ValueStr(0))
 		vtype := schemas.TypeFloat
 		if !has || math.IsInf(value, 0) || math.IsNaN(value) {
 			has, value, vtype = false, 0, schemas.TypeNull

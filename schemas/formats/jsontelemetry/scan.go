@@ -164,7 +164,8 @@ func (s *scanner) take(c byte) bool {
 var words = []struct {
 	word string
 	kind kind
-}{{"true", truth}, {"false", falsehood}, {"null", null}, {"NaN", notFinite}, {"Infinity", notFinite}, {"-Infinity", notFinite}}
+}{{"true", truth}, {"false", falsehood}, {"null", null},
+	{"NaN", notFinite}, {"Infinity", notFinite}, {"-Infinity", notFinite}}
 
 // read reads a value into t.
 func (s *scanner) read(t *token) *formats.Reject {
