@@ -24,7 +24,7 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 		}
 	}
 	n, err := strconv.ParseFloat(s, 64)
-	if err != nil || n < 0 || n*factor >= 1<<62 {
+	if err != nil || !(n >= 0 && n*factor < 1<<62) {
 		return fmt.Errorf("want a size such as 512MiB, got %q", text)
 	}
 	*b = Bytes(n * factor)
