@@ -33,6 +33,11 @@ if not faults:
         demo["produced"] == demo["telemetry_rows"] + demo["dead_letters"],
         f"produced == telemetry_rows + dead_letters, got {demo['produced']}, {demo['telemetry_rows']}, {demo['dead_letters']}",
     )
+    # A window is one grid row and every row of a run has its 52 tags: floor((rows - 1)/1) + 1 windows for each asset.
+    want(
+        demo["predictions"] * 52 == demo["produced"],
+        f"a score for each of {demo['produced']} / 52 grid rows, got {demo['predictions']}",
+    )
     want(demo["predictions"] > 0 and demo["events"] > 0, f"predictions and events, got {demo['predictions']}, {demo['events']}")
     want(demo["events"] <= demo["predictions"], "no more events than predictions")
     want(0 < latency["p50"] <= latency["p99"], f"0 < p50 <= p99, got {latency}")
