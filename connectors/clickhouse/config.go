@@ -186,7 +186,7 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Component is the sink, for the pipeline file.
 func Component() pipeline.Component[pipeline.NewSink] {
-	return pipeline.Define("tables of a ClickHouse server over its native protocol", DefaultConfig(),
+	return pipeline.Define("Writes telemetry, predictions and events to the tables of a ClickHouse server.", DefaultConfig(),
 		func(c Config) (pipeline.NewSink, error) {
 			return func(s pipeline.Settings) (pipeline.Sink, error) { return New(c, s) }, nil
 		})

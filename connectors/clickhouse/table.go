@@ -8,6 +8,7 @@ import (
 
 	"github.com/ClickHouse/ch-go/proto"
 	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/bitutil"
 
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/schemas"
@@ -52,8 +53,11 @@ func (t *columnar) witness() string {
 	var key strings.Builder
 	for _, i := range t.names {
 		d := p.column(i)
-		at := values[int32](d, p.from, p.from+1)[0]
-		key.WriteString(equalText(t.schema.Field(i).Name, textsOf(d.Dictionary()).at(int(at))) + " AND ")
+		var name []byte // null is stored as the empty text
+		if bits, at := validity(d); bits == nil || bitutil.BitIsSet(bits, at+p.from) {
+			name = textsOf(d.Dictionary()).at(int(values[int32](d, p.from, p.from+1)[0]))
+		}
+		key.WriteString(equalText(t.schema.Field(i).Name, name) + " AND ")
 	}
 	us := floorMicros(values[int64](p.column(t.ts), p.from, p.from+1)[0])
 	return fmt.Sprintf("%s%s = fromUnixTimestamp64Micro(toInt64(%d), 'UTC')", key.String(), t.schema.Field(t.ts).Name, us)
