@@ -57,12 +57,13 @@ type LimitsConfig struct {
 	// Memory bounds the bytes of rows read and not yet stored, over all partitions. At the bound a barrier is forced and
 	// reading waits. Default 256MiB: some 2 million rows, and with what the heap adds well under 1 GiB.
 	Memory Bytes `yaml:"memory"`
-	// Drain is how long a stop or a rebalance may take to store and commit what was read. Default 4s: Ctrl+C ends within 5.
+	// Drain is how long a stop or a rebalance may take to store and commit what was read. Default 3s: with leaving the group
+	// Ctrl+C ends within 5 s whatever hangs.
 	Drain time.Duration `yaml:"drain"`
 }
 
 // DefaultLimits is the section's default.
-func DefaultLimits() LimitsConfig { return LimitsConfig{Memory: 256 << 20, Drain: 4 * time.Second} }
+func DefaultLimits() LimitsConfig { return LimitsConfig{Memory: 256 << 20, Drain: 3 * time.Second} }
 
 // Validate reports what is out of bounds.
 func (c *LimitsConfig) Validate() []Fault {

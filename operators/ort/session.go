@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
 
@@ -32,6 +33,11 @@ func load(ctx context.Context, libraryPath LibraryPath) error {
 	path, err := libraryPath(ctx)
 	if err != nil {
 		return err
+	}
+	// A plant's program tells nobody outside what it does. Official builds send telemetry unless this is set before the
+	// environment is made; the call that switches it off comes too late for the first event, and for a file that it leaves.
+	if err := os.Setenv("ORT_DISABLE_TELEMETRY", "1"); err != nil {
+		return fmt.Errorf("onnxruntime: %w", err)
 	}
 	ortgo.SetSharedLibraryPath(path)
 	// ONNX Runtime also prints every error that it returns; here they are returned only.

@@ -85,6 +85,8 @@ func (e *env) root() *cobra.Command {
 		Short:         "Scores plant data from Kafka with neural networks and stores it in ClickHouse",
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          usageArgs(cobra.NoArgs), // an unknown command is one argument too many
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRun: func(*cobra.Command, []string) {
 			e.log = slog.New(slog.NewTextHandler(e.Err, nil))
 		},
