@@ -57,8 +57,8 @@ func (c *Config) Validate() []pipeline.Fault {
 	return faults
 }
 
-// backend resolves auto.
-func (c *Config) backend() string {
+// RunsOn is the backend that runs the model: what auto comes to in this build.
+func (c *Config) RunsOn() string {
 	switch {
 	case c.Backend != BackendAuto:
 		return c.Backend
@@ -71,7 +71,7 @@ func (c *Config) backend() string {
 // tolerance is how close the golden outputs must be, relative. ONNX Runtime was within 1.3e-6 of float64 on seven kinds of
 // model; the reference backend sums in plain order, which costs a digit.
 func (c *Config) tolerance() float64 {
-	if c.backend() == ort.Backend {
+	if c.RunsOn() == ort.Backend {
 		return 1e-5
 	}
 	return 1e-4

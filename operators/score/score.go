@@ -83,7 +83,7 @@ func (o *Operator) open(ctx context.Context) error {
 		return fmt.Errorf("%w: want scorers in the settings, got none", pipeline.ErrConfig)
 	}
 	m := &o.bundle.Manifest
-	spec := pipeline.ScorerSpec{Backend: o.config.backend(), Model: o.bundle.ONNX, Name: m.Name + " " + m.Version}
+	spec := pipeline.ScorerSpec{Backend: o.config.RunsOn(), Model: o.bundle.ONNX, Name: m.Name + " " + m.Version}
 	scorer, err := o.settings.Scorers.Scorer(ctx, spec)
 	if err != nil {
 		return err

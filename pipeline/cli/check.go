@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -17,7 +18,7 @@ func (e *env) checkCommand() *cobra.Command {
 		Use:   "check FILE",
 		Short: "Report every fault of a pipeline file, or print its graph",
 		Args:  cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if schema {
 				text, err := spec.Schema(e.Components, sections())
 				if err != nil {
@@ -29,7 +30,7 @@ func (e *env) checkCommand() *cobra.Command {
 			if len(args) != 1 {
 				return usage(errors.New("check: want a pipeline file"))
 			}
-			return e.check(args[0])
+			return e.check(cmd.Context(), args[0])
 		},
 	}
 	c.Flags().BoolVar(&schema, "schema", false, "print the JSON Schema of pipeline files instead")
@@ -57,7 +58,7 @@ type nodeJSON struct {
 	Output []string `json:"output"` // columns with their types; of a table of many channels the first few
 }
 
-func (e *env) check(path string) error {
+func (e *env) check(ctx context.Context, path string) error {
 	f, err := e.load(path)
 	if errors.Is(err, errStart) {
 		return err
@@ -65,6 +66,9 @@ func (e *env) check(path string) error {
 	var given []*arrow.Schema
 	if err == nil {
 		var plan pipeline.Plan
+		if err := e.fetchRuntime(ctx, f); err != nil {
+			return err
+		}
 		if plan, err = e.plan(f, path); err == nil {
 			given, err = pipeline.New(plan, pipeline.Env{Log: e.log, Alloc: e.Alloc}).Check()
 			err = placed(f, err)

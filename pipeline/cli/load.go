@@ -1,12 +1,16 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/tailrace/tailrace/connectors/file"
+	"github.com/tailrace/tailrace/deploy/native"
+	"github.com/tailrace/tailrace/operators/ort"
+	"github.com/tailrace/tailrace/operators/score"
 	"github.com/tailrace/tailrace/operators/train"
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/pipeline/spec"
@@ -54,8 +58,7 @@ func (e *env) load(path string) (*spec.File, error) {
 	return spec.Parse(path, text, e.Components, sections())
 }
 
-// plan turns a checked pipeline file into what the engine runs. The engine must have been given every part that a run
-// needs: a file for train alone may leave the source and the sinks out.
+// plan turns a checked pipeline file into what the engine runs.
 func (e *env) plan(f *spec.File, path string) (pipeline.Plan, error) {
 	dir, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {
@@ -74,6 +77,17 @@ func (e *env) plan(f *spec.File, path string) (pipeline.Plan, error) {
 		p.Steps = append(p.Steps, pipeline.Step{Name: s.Name, New: make1(&faults, e.Components.Operators, s.Kind, s.Config)})
 	}
 	return p, errors.Join(faults...)
+}
+
+// fetchRuntime fetches ONNX Runtime, with its progress, if a step of the file will want it: binding a step must not.
+func (e *env) fetchRuntime(ctx context.Context, f *spec.File) error {
+	for _, s := range f.Steps {
+		if c, ok := s.Config.(*score.Config); ok && c.RunsOn() == ort.Backend {
+			_, err := native.Resolve(ctx, native.ONNXRuntime, native.Options{Progress: e.fetching()})
+			return err
+		}
+	}
+	return nil
 }
 
 // make1 makes the component that a file names.

@@ -30,6 +30,9 @@ func (e *env) run(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
+	if err := e.fetchRuntime(ctx, f); err != nil {
+		return stopped(ctx, err)
+	}
 	engine := pipeline.New(plan, pipeline.Env{Log: e.log, Alloc: e.Alloc})
 	err = serveWhile(ctx, engine, f.HTTP.Address, func(ctx context.Context) error {
 		e.log.Info("running", "pipeline", plan.ID, "file", path, "http", f.HTTP.Address)
