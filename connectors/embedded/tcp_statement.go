@@ -96,6 +96,10 @@ func parseInsert(sql string, s *scanner, first token) (statement, error) {
 	}
 	for depth := 0; ; t = s.next() {
 		switch w := t.upper(); {
+		case t.kind == badToken:
+			return st, fmt.Errorf("INSERT: a quote or comment without its end at byte %d", t.start)
+		case t.kind == endToken || t.is(";") && depth <= 0:
+			return st.finish(sql[first.start:t.start], "", ""), nil
 		case t.is("("):
 			depth++
 		case t.is(")"):
@@ -108,10 +112,6 @@ func parseInsert(sql string, s *scanner, first token) (statement, error) {
 		case w == "FORMAT":
 			format := s.next()
 			return st.finish(sql[first.start:t.start], format.name(), sql[format.end:]), nil
-		case t.kind == endToken || t.is(";"):
-			return st.finish(sql[first.start:t.start], "", ""), nil
-		case t.kind == badToken:
-			return st, fmt.Errorf("INSERT: a quote or comment without its end at byte %d", t.start)
 		}
 	}
 }
