@@ -21,7 +21,7 @@ type KafkaConfig struct {
 	Addr string
 	// Brokers is how many brokers the cluster has; 0 is 1. Messages are not replicated.
 	Brokers int
-	// Partitions is how many partitions a topic gets that is made without a number; 0 is 1.
+	// Partitions is how many partitions a topic gets that is made without a number, as by the first message to it; 0 is 1.
 	Partitions int
 	// SyncWrites makes every message durable before it is acknowledged. Without it what is acknowledged survives the end of
 	// the process, not that of the machine, as with Kafka's own defaults.
@@ -56,6 +56,7 @@ func StartKafka(ctx context.Context, c KafkaConfig) (*Kafka, error) {
 		kfake.ClusterID("tailrace-embedded"),
 		kfake.DataDir(c.Dir),
 		kfake.DefaultNumPartitions(max(1, c.Partitions)),
+		kfake.AllowAutoTopicCreation(), // kcat and others can make a topic in no other way
 		kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": retentionCheck}),
 	}
 	if c.SyncWrites {

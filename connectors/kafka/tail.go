@@ -13,24 +13,20 @@ import (
 )
 
 // Tail reads a topic from its beginning, without a group, and goes on as messages come. It waits for the topic if there
-// is none. It returns ctx's error, or the first of each; each is called by one goroutine at a time, and value is lent.
+// is none, and leaves out what can't be read. It returns ctx's error, or the first of each; each is called by one
+// goroutine at a time, and value is lent.
 func Tail(ctx context.Context, brokers []string, topic string, each func(value []byte) error) error {
-	return tail(ctx, newCluster(brokers), topic, func(_ int32, m *formats.Message) error { return each(m.Value) })
-}
-
-func tail(ctx context.Context, c *cluster, topic string, each func(partition int32, m *formats.Message) error) error {
-	t, err := c.await(ctx, topic, nil)
+	c := newCluster(brokers)
+	_, err := c.await(ctx, topic, nil)
 	for errors.Is(err, errUnknownTopic) {
-		t, err = c.await(ctx, topic, nil)
+		_, err = c.await(ctx, topic, nil)
 	}
 	if err != nil {
 		return fmt.Errorf("kafka: %w", err)
 	}
-	client := c.client(topic)
-	defer closeClient(client)
-	first, _, err := offsets(ctx, client, topic, t.partitions())
+	first, err := firstOffsets(ctx, c, topic)
 	if err != nil {
-		return fmt.Errorf("kafka: topic %q: %w", topic, err)
+		return err
 	}
 	defaults := DefaultSourceConfig()
 	limits := fetchLimits{
@@ -46,11 +42,25 @@ func tail(ctx context.Context, c *cluster, topic string, each func(partition int
 			return f.follow(ctx, func(m *formats.Message) error {
 				one.Lock()
 				defer one.Unlock()
-				return each(id, m)
+				return each(m.Value)
 			})
 		})
 	}
 	return group.Wait()
+}
+
+// firstOffsets retries until it has them: a topic that was just made has no leader yet.
+func firstOffsets(ctx context.Context, c *cluster, topic string) (map[int32]int64, error) {
+	var pause backoff
+	for {
+		first, _, err := c.offsets(ctx, topic)
+		if err == nil || errors.Is(err, pipeline.ErrConfig) {
+			return first, err
+		}
+		if err := pause.wait(ctx); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // follow gives message after message until ctx ends, the bound is reached, or each fails.
