@@ -310,7 +310,7 @@ func TestCancel(t *testing.T) {
 func TestReaderLimits(t *testing.T) {
 	e := openEngine(t, Options{MaxReaderMemory: 50 << 20, MaxReaderTime: 30 * time.Second, Readers: 1})
 	_, _, err := e.Query(t.Context(), Request{ReadOnly: true, Settings: map[string]string{"max_memory_usage": "0"},
-		SQL: "SELECT length(groupArray(number)) FROM numbers(100000000)"})
+		SQL: "SELECT length(groupArray(number)) FROM numbers(20000000)"})
 	wantCode(t, err, 241)
 	_, _, err = e.Query(t.Context(), Request{ReadOnly: true,
 		SQL:      "SELECT count() FROM system.numbers WHERE NOT ignore(number)",
