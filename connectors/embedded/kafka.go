@@ -16,15 +16,16 @@ import (
 type KafkaConfig struct {
 	// Dir keeps topics, messages and groups. It is made if it is missing.
 	Dir string
-	// Addr is the address of the first broker, on the loopback interface: "127.0.0.1:9092"; port 0 or "" takes free ports.
-	// Other brokers take the ports that follow.
+	// Addr is the address of the first broker, on the loopback interface: "127.0.0.1:9092"; port 0 or "" takes free
+	// ports. Other brokers take the ports that follow.
 	Addr string
 	// Brokers is how many brokers the cluster has; 0 is 1. Messages are not replicated.
 	Brokers int
-	// Partitions is how many partitions a topic gets that is made without a number, as by the first message to it; 0 is 1.
+	// Partitions is how many partitions a topic gets that is made without a number, as by the first message to it; 0
+	// is 1.
 	Partitions int
-	// SyncWrites makes every message durable before it is acknowledged. Without it what is acknowledged survives the end of
-	// the process, not that of the machine, as with Kafka's own defaults.
+	// SyncWrites makes every message durable before it is acknowledged. Without it what is acknowledged survives the
+	// end of the process, not that of the machine, as with Kafka's own defaults.
 	SyncWrites bool
 }
 
@@ -38,8 +39,8 @@ type Kafka struct {
 // retention fill the disk meanwhile.
 const retentionCheck = "1000"
 
-// StartKafka starts a cluster that keeps its data in c.Dir and takes up what is there. If a port is taken the error wraps
-// syscall.EADDRINUSE and names it. The cluster runs until Close, whatever becomes of ctx.
+// StartKafka starts a cluster that keeps its data in c.Dir and takes up what is there. If a port is taken the error
+// wraps syscall.EADDRINUSE and names it. The cluster runs until Close, whatever becomes of ctx.
 func StartKafka(ctx context.Context, c KafkaConfig) (*Kafka, error) {
 	ports, err := c.ports()
 	if err != nil {
@@ -84,7 +85,8 @@ func (c *KafkaConfig) ports() ([]int, error) {
 	}
 	// The library listens there only, and that is right: the broker asks nobody for a password.
 	if host != "127.0.0.1" && host != "localhost" {
-		return nil, fmt.Errorf("want 127.0.0.1:port, got %q: the embedded broker has no passwords and is for this machine only", c.Addr)
+		return nil, fmt.Errorf("want 127.0.0.1:port, got %q: the embedded broker has no passwords and is for this machine only",
+			c.Addr)
 	}
 	port, err := strconv.Atoi(text)
 	if err != nil || port < 0 || port+len(ports)-1 > 65535 {

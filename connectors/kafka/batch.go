@@ -72,7 +72,8 @@ func readBatch(data []byte, castagnoli *crc32.Table) (b batch, rest []byte, err 
 		return b, nil, fmt.Errorf("offset %d: %w: want magic 2, got %d", base, errCorrupt, magic)
 	}
 	if length < batchHeader-batchPrefix {
-		return b, nil, fmt.Errorf("offset %d: %w: want a length of at least %d, got %d", base, errCorrupt, batchHeader-batchPrefix, length)
+		return b, nil, fmt.Errorf("offset %d: %w: want a length of at least %d, got %d",
+			base, errCorrupt, batchHeader-batchPrefix, length)
 	}
 	if int(length) > len(data)-batchPrefix {
 		return b, nil, errTruncated
@@ -136,7 +137,8 @@ var errRecord = errors.New("record is malformed")
 func (r *records) next(m *formats.Message) error {
 	size, n := varint(r.body)
 	if n <= 0 || size < 0 || size > int64(len(r.body)-n) {
-		return fmt.Errorf("%w: after offset %d: want a length that the batch's %d bytes hold, got %d", errRecord, r.prev, len(r.body), size)
+		return fmt.Errorf("%w: after offset %d: want a length that the batch's %d bytes hold, got %d",
+			errRecord, r.prev, len(r.body), size)
 	}
 	d := recordBytes{b: r.body[n : n+int(size)]}
 	r.body = r.body[n+int(size):]
@@ -191,7 +193,8 @@ func (r *records) readHeaders(d *recordBytes, count int) error {
 	return nil
 }
 
-// recordBytes reads the fields of one record. After a field that does not fit, bad is set and all that follows is empty.
+// recordBytes reads the fields of one record. After a field that does not fit, bad is set and all that follows is
+// empty.
 type recordBytes struct {
 	b   []byte
 	bad bool

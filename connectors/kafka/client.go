@@ -137,8 +137,8 @@ func (t topic) partitions() []int {
 	return ids
 }
 
-// topic looks a topic up. The error wraps errUnknownTopic if it does not exist, and pipeline.ErrConfig if the name or the
-// credentials are wrong.
+// topic looks a topic up. The error wraps errUnknownTopic if it does not exist, and pipeline.ErrConfig if the name or
+// the credentials are wrong.
 func (c *cluster) topic(ctx context.Context, name string) (topic, error) {
 	m, err := c.ask(ctx, metadataVersion, &metadata.Request{TopicNames: []string{name}})
 	if err != nil {

@@ -35,13 +35,13 @@ type SourceConfig struct {
 	FetchMaxWait time.Duration `yaml:"fetch_max_wait,omitempty"`
 	// FetchMaxBytes is what one fetch of one partition brings at most, if no single record batch is larger.
 	FetchMaxBytes pipeline.Bytes `yaml:"fetch_max_bytes,omitempty"`
-	// MaxMessageBytes is the largest record batch, as fetched and decompressed. A larger fetch stops the partition; a batch
-	// that decompresses to more is refused as a dead letter.
+	// MaxMessageBytes is the largest record batch, as fetched and decompressed. A larger fetch stops the partition; a
+	// batch that decompresses to more is refused as a dead letter.
 	MaxMessageBytes pipeline.Bytes `yaml:"max_message_bytes,omitempty"`
 	// MaxDecodeBytes is the largest message that is parsed. A larger one is refused as a dead letter.
 	MaxDecodeBytes pipeline.Bytes `yaml:"max_decode_bytes,omitempty"`
-	// DeadLetterMaxValue is the largest refused message, key and headers included, that is kept whole. Of a larger one the
-	// first 64 KiB, the length and the SHA-256 are kept.
+	// DeadLetterMaxValue is the largest refused message, key and headers included, that is kept whole. Of a larger one
+	// the first 64 KiB, the length and the SHA-256 are kept.
 	DeadLetterMaxValue pipeline.Bytes `yaml:"dead_letter_max_value,omitempty"`
 	// BatchRows is how many rows or messages a batch has at most.
 	BatchRows int `yaml:"batch_rows,omitempty"`
@@ -99,7 +99,8 @@ func (c *SourceConfig) Validate() []pipeline.Fault {
 		}
 	}
 	if c.HeartbeatInterval > c.SessionTimeout/3 {
-		fault("heartbeat_interval", "want at most a third of session_timeout (%s), so that one lost heartbeat evicts nobody, got %s",
+		fault("heartbeat_interval",
+			"want at most a third of session_timeout (%s), so that one lost heartbeat evicts nobody, got %s",
 			c.SessionTimeout, c.HeartbeatInterval)
 	}
 	for _, b := range []struct {
@@ -115,7 +116,8 @@ func (c *SourceConfig) Validate() []pipeline.Fault {
 		}
 	}
 	if c.MaxMessageBytes < c.FetchMaxBytes {
-		fault("max_message_bytes", "want at least fetch_max_bytes (%d), got %d", int64(c.FetchMaxBytes), int64(c.MaxMessageBytes))
+		fault("max_message_bytes", "want at least fetch_max_bytes (%d), got %d",
+			int64(c.FetchMaxBytes), int64(c.MaxMessageBytes))
 	}
 	if c.BatchRows < 1 || c.BatchRows > 1<<24 {
 		fault("batch_rows", "want 1 to %d, got %d", 1<<24, c.BatchRows)
@@ -135,7 +137,8 @@ type PublisherConfig struct {
 	Partitions int `yaml:"partitions,omitempty"`
 	// Replication is how many copies a topic that is made gets; -1 for the brokers' default.
 	Replication int `yaml:"replication,omitempty"`
-	// BatchBytes is how much is sent to a partition at once, and how much may wait for it behind that; then publishing waits.
+	// BatchBytes is how much is sent to a partition at once, and how much may wait for it behind that; then publishing
+	// waits.
 	BatchBytes pipeline.Bytes `yaml:"batch_bytes,omitempty"`
 	// Linger is how long a record waits for others to travel with it.
 	Linger time.Duration `yaml:"linger,omitempty"`

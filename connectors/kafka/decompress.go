@@ -36,8 +36,8 @@ type decompressor struct {
 	zstd  *zstd.Decoder
 }
 
-// open returns src decompressed, in memory that is good until the next call. What would be over the limit gives an error
-// that wraps errTooLarge, before more than the limit is held.
+// open returns src decompressed, in memory that is good until the next call. What would be over the limit gives an
+// error that wraps errTooLarge, before more than the limit is held.
 func (d *decompressor) open(codec int8, src []byte) ([]byte, error) {
 	if cap(d.buf) > d.keep {
 		d.buf = nil
@@ -131,8 +131,8 @@ func (d *decompressor) readZstd(src []byte) error {
 	return nil
 }
 
-// The frame that snappy-java puts around blocks, and with it most clients: a magic, two versions, then blocks with their
-// length before them.
+// The frame that snappy-java puts around blocks, and with it most clients: a magic, two versions, then blocks with
+// their length before them.
 const (
 	xerialMagic  = "\x82SNAPPY\x00"
 	xerialHeader = 16

@@ -111,7 +111,8 @@ func (g *generation) Commit(ctx context.Context, next map[int32]int64) error {
 	ctx, cancel := context.WithTimeout(ctx, g.source.config.SessionTimeout)
 	defer cancel()
 	trouble := outage{
-		log: g.source.settings.Log, what: "kafka commit", args: []any{"group", g.raw.GroupID, "topic", g.source.config.Topic}, grace: 1,
+		log: g.source.settings.Log, what: "kafka commit", grace: 1,
+		args: []any{"group", g.raw.GroupID, "topic", g.source.config.Topic},
 	}
 	var pause backoff
 	for {

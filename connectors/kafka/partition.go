@@ -111,7 +111,7 @@ func (p *partition) permanent(ctx context.Context, err error) error {
 		return err
 	case errors.Is(err, errOutOfRange):
 		return p.outOfRange(ctx)
-	case errors.Is(err, errOldFormat), errors.Is(err, kafka.TopicAuthorizationFailed), errors.Is(err, kafka.GroupAuthorizationFailed):
+	case errors.Is(err, errOldFormat), errors.Is(err, kafka.TopicAuthorizationFailed):
 		return fmt.Errorf("%w: %w", pipeline.ErrConfig, err)
 	case errors.Is(err, errCorrupt):
 		if p.corrupt++; p.corrupt == corruptTries {
@@ -128,7 +128,8 @@ func (p *partition) permanent(ctx context.Context, err error) error {
 func (p *partition) outOfRange(ctx context.Context) error {
 	first, end, err := p.source.offsets(ctx, []int{int(p.ID())})
 	if err != nil {
-		return fmt.Errorf("%w: offset %d: %w; its range could not be read: %w", pipeline.ErrConfig, p.fetch.next, errOutOfRange, err)
+		return fmt.Errorf("%w: offset %d: %w; its range could not be read: %w",
+			pipeline.ErrConfig, p.fetch.next, errOutOfRange, err)
 	}
 	return fmt.Errorf("%w: offset %d: %w: want %d to %d; retention has deleted it, or the topic was made anew: "+
 		"set the offsets of group %q to where reading is to go on", pipeline.ErrConfig, p.fetch.next, errOutOfRange,
@@ -163,7 +164,8 @@ func (p *partition) deliver() (pipeline.Delivery, error) {
 			reject, ok := err.(*formats.Reject) //nolint:errorlint // the contract of Decode says it is this very type
 			if !ok {
 				p.rows.NewRecord().Release()
-				return pipeline.Delivery{}, fmt.Errorf("kafka: topic %q, partition %d, offset %d: decoder: %w", p.Topic(), p.ID(), m.Offset, err)
+				return pipeline.Delivery{}, fmt.Errorf("kafka: topic %q, partition %d, offset %d: decoder: %w",
+					p.Topic(), p.ID(), m.Offset, err)
 			}
 			p.refuse(&d, m, reject)
 		}
@@ -183,7 +185,8 @@ func (p *partition) decode(m *formats.Message) error {
 	case m.Value == nil:
 		return formats.Rejectf(schemas.DeadWrongType, "value: want a message, got null (a tombstone)")
 	case len(m.Value) > limit:
-		return formats.Rejectf(schemas.DeadTooLarge, "value: want at most max_decode_bytes (%d), got %d bytes", limit, len(m.Value))
+		return formats.Rejectf(schemas.DeadTooLarge, "value: want at most max_decode_bytes (%d), got %d bytes",
+			limit, len(m.Value))
 	}
 	return p.decoder.Decode(m, p.rows)
 }

@@ -31,8 +31,8 @@ func DefaultProducerConfig() ProducerConfig {
 }
 
 // Producer sends records to the partition that their key's murmur2 hash names, as Java clients do. Records of one key
-// stay in order. Every one is acknowledged by all replicas in sync; a retry may store a record twice. Its methods may be
-// called from several goroutines.
+// stay in order. Every one is acknowledged by all replicas in sync; a retry may store a record twice. Its methods may
+// be called from several goroutines.
 type Producer struct {
 	config  ProducerConfig
 	cluster *cluster

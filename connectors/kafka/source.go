@@ -54,7 +54,8 @@ func NewSource(c SourceConfig, set pipeline.Settings, decoder pipeline.NewDecode
 	}
 	cl := &cluster{brokers: c.Brokers, timeout: c.RequestTimeout}
 	return &Source{
-		config: c, settings: set, decoder: decoder, cluster: cl, client: cl.client(c.Topic), line: &line{cluster: cl, cuts: map[int]func(){}},
+		config: c, settings: set, decoder: decoder, cluster: cl, client: cl.client(c.Topic),
+		line:    &line{cluster: cl, cuts: map[int]func(){}},
 		trouble: outage{log: set.Log, what: "kafka group", args: []any{"group", c.Group, "topic", c.Topic}},
 	}, nil
 }
