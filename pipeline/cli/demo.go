@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math"
 	"os"
 	"path"
@@ -99,12 +100,15 @@ type phaseResult struct {
 
 func (e *env) demo(ctx context.Context, o demoOptions) (err error) {
 	d := &demo{env: e, options: o, eventLatency: hdrhistogram.New(1, 600_000, 3)}
+	e.log = slog.New(slog.NewTextHandler(e.Err, &slog.HandlerOptions{Level: slog.LevelWarn})) // the demo tells its own story
 	temporary := o.servers.data == ""
 	if temporary {
 		if d.options.servers.data, err = os.MkdirTemp("", "tailrace-demo-"); err != nil {
 			return fmt.Errorf("%w: data folder: %w", errStart, err)
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(d.options.servers.data)) }()
+	} else if left, err := os.ReadDir(o.servers.data); err == nil && len(left) > 0 {
+		return fmt.Errorf("%w: data folder %s: want an empty one, since the summary counts whole tables", errStart, o.servers.data)
 	}
 	if ort.Available {
 		if _, err := native.Resolve(ctx, native.ONNXRuntime, native.Options{Progress: e.fetching()}); err != nil {

@@ -4,12 +4,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/tailrace/tailrace/connectors/clickhouse"
 	"github.com/tailrace/tailrace/connectors/kafka"
-	"github.com/tailrace/tailrace/deploy/native"
+	"github.com/tailrace/tailrace/operators/ort"
 	"github.com/tailrace/tailrace/schemas"
 )
 
@@ -63,8 +64,12 @@ func (d *demo) summarize(ctx context.Context) (*summary, error) {
 			float64(d.eventLatency.ValueAtQuantile(50)), float64(d.eventLatency.ValueAtQuantile(99)),
 		},
 	}
+	s.ONNXRuntimeVersion = "none" // as where the program was built without a C compiler
 	for _, info := range d.full.scorers {
-		s.Backend, s.Provider, s.ONNXRuntimeVersion = info.Backend, info.Provider, info.Version
+		s.Backend, s.Provider = info.Backend, info.Provider
+		if info.Backend == ort.Backend {
+			s.ONNXRuntimeVersion = info.Version
+		}
 	}
 	if s.DeadLetters, err = kafka.CountMessages(ctx, d.brokers, schemas.TopicDeadLetters); err != nil {
 		return nil, err
@@ -104,7 +109,10 @@ func (d *demo) summarize(ctx context.Context) (*summary, error) {
 		return nil, err
 	}
 	for asset, rate := range rates {
-		fault := faultOf(asset)
+		fault, err := faultOf(asset)
+		if err != nil {
+			return nil, err
+		}
 		s.EventsPerFault[fault] = counts[asset]
 		if fault == "0" {
 			continue // normal operation: what it detects are false alarms
@@ -117,10 +125,13 @@ func (d *demo) summarize(ctx context.Context) (*summary, error) {
 	return s, nil
 }
 
-// faultOf reads the fault's number out of an asset such as demo.tep.full.d04_te.
-func faultOf(asset string) string {
-	run := asset[strings.LastIndexByte(asset, '.')+1:]
-	return strings.TrimLeft(strings.TrimSuffix(run, "_te")[1:2], "0") + run[2:3]
+// faultOf reads the fault's number out of an asset such as demo.tep.full.d04_te; 0 is normal operation.
+func faultOf(asset string) (string, error) {
+	var fault int
+	if _, err := fmt.Sscanf(asset, fullPrefix+"d%d_te", &fault); err != nil {
+		return "", fmt.Errorf("asset %q: want %sdNN_te: %w", asset, fullPrefix, err)
+	}
+	return strconv.Itoa(fault), nil
 }
 
 // collect reads rows of a name and a value into a map.
@@ -146,7 +157,7 @@ func (d *demo) show(s *summary) error {
 	d.progress("\nRead back from ClickHouse %s", s.ClickHouseVersion)
 	d.progress("  produced %d = telemetry %d + dead letters %d", s.Produced, s.TelemetryRows, s.DeadLetters)
 	d.progress("  predictions %d scored, %v without a score; events %d", s.Predictions, s.PredictionsUnscored, s.Events)
-	d.progress("  scored by %s %s (%s)", s.Backend, s.ONNXRuntimeVersion, s.Provider)
+	d.progress("  scored by %s on %s (ONNX Runtime %s)", s.Backend, s.Provider, s.ONNXRuntimeVersion)
 	d.progress("\n  fault  detected  first event after  events")
 	faults := make([]string, 0, len(s.Detection))
 	for fault := range s.Detection {
@@ -179,9 +190,6 @@ func (d *demo) show(s *summary) error {
 	}
 	if !d.json {
 		return nil
-	}
-	if s.ONNXRuntimeVersion == "" {
-		s.ONNXRuntimeVersion = "none: " + string(native.ONNXRuntime) + " needs a C compiler"
 	}
 	return d.print(s)
 }
