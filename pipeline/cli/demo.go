@@ -19,8 +19,6 @@ import (
 	"github.com/tailrace/tailrace/connectors/file"
 	"github.com/tailrace/tailrace/connectors/kafka"
 	"github.com/tailrace/tailrace/deploy"
-	"github.com/tailrace/tailrace/deploy/native"
-	"github.com/tailrace/tailrace/operators/ort"
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/pipeline/cli/replay"
 	"github.com/tailrace/tailrace/schemas"
@@ -110,11 +108,6 @@ func (e *env) demo(ctx context.Context, o demoOptions) (err error) {
 	} else if left, err := os.ReadDir(o.servers.data); err == nil && len(left) > 0 {
 		return fmt.Errorf("%w: data folder %s: want an empty one, since the summary counts whole tables", errStart, o.servers.data)
 	}
-	if ort.Available {
-		if _, err := native.Resolve(ctx, native.ONNXRuntime, native.Options{Progress: e.fetching()}); err != nil {
-			return stopped(ctx, err)
-		}
-	}
 	if d.servers, err = e.startServers(ctx, d.options.servers); err != nil {
 		return stopped(ctx, err)
 	}
@@ -122,6 +115,13 @@ func (e *env) demo(ctx context.Context, o demoOptions) (err error) {
 	d.brokers = d.servers.kafka.Addrs()
 	e.describeServers(d.servers)
 	if err := d.prepare(ctx); err != nil {
+		return stopped(ctx, err)
+	}
+	f, err := d.load(d.file)
+	if err == nil {
+		err = d.fetchRuntime(ctx, f)
+	}
+	if err != nil {
 		return stopped(ctx, err)
 	}
 	if err := d.phases(ctx); err != nil || ctx.Err() != nil {

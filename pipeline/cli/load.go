@@ -79,12 +79,20 @@ func (e *env) plan(f *spec.File, path string) (pipeline.Plan, error) {
 	return p, errors.Join(faults...)
 }
 
-// fetchRuntime fetches ONNX Runtime, with its progress, if a step of the file will want it: binding a step must not.
+// fetchRuntime fetches ONNX Runtime, with its progress, if a step of the file will want it: binding a step must not. In a
+// program that was built without a C compiler it says what that means.
 func (e *env) fetchRuntime(ctx context.Context, f *spec.File) error {
 	for _, s := range f.Steps {
-		if c, ok := s.Config.(*score.Config); ok && c.RunsOn() == ort.Backend {
+		c, ok := s.Config.(*score.Config)
+		switch {
+		case !ok:
+		case c.RunsOn() == ort.Backend:
 			_, err := native.Resolve(ctx, native.ONNXRuntime, native.Options{Progress: e.fetching()})
 			return err
+		case !ort.Available:
+			e.log.Warn("this program was built without a C compiler: models run on the reference backend, several times slower; " +
+				"install gcc and build it again for ONNX Runtime")
+			return nil
 		}
 	}
 	return nil
