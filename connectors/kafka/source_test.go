@@ -15,9 +15,7 @@ import (
 	kafka "github.com/segmentio/kafka-go"
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/schemas"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // suite runs against whatever broker it is given.
