@@ -24,8 +24,8 @@ type summary struct {
 	DeadLetters         int64              `json:"dead_letters"`
 	RecordsPerSecond    float64            `json:"records_per_second"`
 	PacedRate           float64            `json:"paced_records_per_second"`
-	LatencyMS           quantiles          `json:"latency_ms"`       // append to acknowledged insert, paced phase
-	EventLatencyMS      quantiles          `json:"event_latency_ms"` // append of the newest sample to the event on the topic
+	LatencyMS           quantiles          `json:"latency_ms"`       // message time in Kafka to acknowledged insert, paced phase
+	EventLatencyMS      quantiles          `json:"event_latency_ms"` // message time of the newest sample to the event on the topic
 	Detection           map[string]float64 `json:"detection"`        // fault to share of windows 161 to 960 over the threshold
 	FalseAlarmRate      float64            `json:"false_alarm_rate"` // share of d00_te's windows over the threshold
 	FirstDetection      map[string]float64 `json:"first_detection_minutes"`
