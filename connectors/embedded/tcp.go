@@ -154,7 +154,7 @@ func (s *nativeServer) accept() {
 		s.wait.Go(func() {
 			defer s.drop(nc)
 			c := newNativeConn(s, nc)
-			if err := c.serve(open > s.limits.Connections); err != nil && !goneError(err) {
+			if err := c.serve(open > s.limits.Connections); !goneError(err) {
 				s.log.Info("native face: connection ended", "client", nc.RemoteAddr().String(), "error", err)
 			}
 		})

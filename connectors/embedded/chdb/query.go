@@ -65,24 +65,24 @@ func (e *Engine) Stream(ctx context.Context, r Request) (*Rows, error) {
 
 // Next returns the next chunk, which belongs to the caller, or io.EOF.
 func (r *Rows) Next() ([]byte, error) {
-	for r.err == nil {
-		h := r.s.e.lib.streamFetch(r.s.conn.conn(), r.stream)
-		b, stats, err := r.s.e.collect(h)
-		if err != nil {
-			r.err = r.s.cause(err)
-			break
-		}
-		r.stats.add(stats)
-		if len(b) == 0 {
-			// An empty chunk is the end; it comes too when the statement was killed.
-			if r.err = r.s.ctx.Err(); r.err == nil {
-				r.err = io.EOF
-			}
-			break
-		}
-		return b, nil
+	if r.err != nil {
+		return nil, r.err
 	}
-	return nil, r.err
+	h := r.s.e.lib.streamFetch(r.s.conn.conn(), r.stream)
+	b, stats, err := r.s.e.collect(h)
+	if err != nil {
+		r.err = r.s.cause(err)
+		return nil, r.err
+	}
+	r.stats.add(stats)
+	if len(b) == 0 {
+		// An empty chunk is the end; it comes too when the statement was killed.
+		if r.err = r.s.ctx.Err(); r.err == nil {
+			r.err = io.EOF
+		}
+		return nil, r.err
+	}
+	return b, nil
 }
 
 // Stats returns the counts so far.
