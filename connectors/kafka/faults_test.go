@@ -203,9 +203,7 @@ func TestOldBroker(t *testing.T) {
 			return nil, nil, false
 		}
 		res := req.ResponseKind().(*kmsg.ApiVersionsResponse)
-		for _, key := range []kmsg.ApiVersionsResponseApiKey{{ApiKey: 1, MinVersion: 0, MaxVersion: 10}} {
-			res.ApiKeys = append(res.ApiKeys, key)
-		}
+		res.ApiKeys = append(res.ApiKeys, kmsg.ApiVersionsResponseApiKey{ApiKey: 1, MinVersion: 0, MaxVersion: 10})
 		return res, nil, true
 	})
 	f := newFetcher(newCluster(b.addrs()), topic, 0, 0, fetchLimits{maxWait: time.Millisecond, maxBytes: 1 << 20, maxBatch: 1 << 20}, &Stats{})
