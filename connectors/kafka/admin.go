@@ -13,6 +13,7 @@ import (
 	kafka "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/createtopics"
 	"github.com/segmentio/kafka-go/protocol/metadata"
+	"github.com/tailrace/tailrace/connectors/credentials"
 	"github.com/tailrace/tailrace/pipeline"
 )
 
@@ -25,8 +26,22 @@ func newCluster(brokers []string) *cluster {
 
 // CreateTopic makes a topic with the brokers' default replication. One that exists already stays as it is.
 func CreateTopic(ctx context.Context, brokers []string, name string, partitions int, configs map[string]string) error {
-	if err := newCluster(brokers).create(ctx, name, partitions, -1, configs); err != nil {
-		return fmt.Errorf("kafka: %w", err)
+	return Access{Brokers: brokers}.CreateTopic(ctx, name, partitions, configs)
+}
+
+// Access is how brokers are reached.
+type Access struct {
+	Brokers []string
+	TLS     *credentials.TLS
+	SASL    *SASL
+}
+
+// CreateTopic is [CreateTopic] for brokers with closed doors.
+func (a Access) CreateTopic(ctx context.Context, name string, partitions int, configs map[string]string) error {
+	c := newCluster(a.Brokers)
+	c.tls, c.sasl = a.TLS, a.SASL
+	if err := c.create(ctx, name, partitions, -1, configs); err != nil {
+		return fmt.Errorf("kafka: %w", c.final(err))
 	}
 	return nil
 }
@@ -61,6 +76,8 @@ func (c *cluster) create(ctx context.Context, name string, partitions, replicati
 		case code == 0, code == kafka.TopicAlreadyExists:
 		case code.Temporary():
 			return fmt.Errorf("topic %q: create: %w", name, code)
+		case credentials.Refused(c.grant(code, "Create", name, "")):
+			return c.grant(code, "Create", name, "")
 		default:
 			return fmt.Errorf("%w: topic %q: create: %w: %s", pipeline.ErrConfig, name, code, t.ErrorMessage)
 		}

@@ -9,38 +9,50 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	kafka "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/metadata"
+	"github.com/tailrace/tailrace/connectors/credentials"
 	"github.com/tailrace/tailrace/pipeline"
 )
 
 const clientID = "tailrace"
 
-// metadataVersion is in every broker from 1.0 to 4.x, and says that topics are not to be made on demand.
-const metadataVersion = 5
+// metadataVersion is in every broker from 2.3 to 4.x, and says what the user may do.
+const metadataVersion = 8
 
 var errUnknownTopic = errors.New("topic does not exist")
 
-// cluster dials the brokers and asks them where things are. It keeps nothing and may be used from several goroutines.
+// cluster dials the brokers and asks them where things are. It may be used from several goroutines.
 type cluster struct {
 	brokers []string
 	timeout time.Duration
+	tls     *credentials.TLS // nil: plaintext
+	sasl    *SASL            // nil: no login
+	settled atomic.Bool      // what the cluster is for has worked once: no door was closed
 }
 
-// dialer is the one place where connections are made: encryption and credentials belong here.
+// dialer logs in over the connections that dial makes, which are [cluster.open]'s.
 func (c *cluster) dialer(dial func(ctx context.Context, network, address string) (net.Conn, error)) *kafka.Dialer {
-	if dial == nil {
-		dial = c.dialTCP
-	}
-	return &kafka.Dialer{ClientID: clientID, Timeout: c.timeout, DialFunc: dial}
+	return &kafka.Dialer{ClientID: clientID, Timeout: c.timeout, DialFunc: dial, SASLMechanism: c.mechanism()}
 }
 
-func (c *cluster) dialTCP(ctx context.Context, network, address string) (net.Conn, error) {
+// handshakeTime bounds a TLS handshake. A port without TLS may wait for the rest of what looks like a long request.
+const handshakeTime = 5 * time.Second
+
+// open is the one place where connections begin, encrypted if they are to be.
+func (c *cluster) open(ctx context.Context, network, address string) (net.Conn, error) {
 	d := net.Dialer{Timeout: c.timeout}
-	return d.DialContext(ctx, network, address)
+	conn, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(c.timeout, handshakeTime))
+	defer cancel()
+	return c.tls.Client(ctx, conn, address)
 }
 
 // client is kafka-go's client for requests about topics, which must be given: the client asks for the metadata of
@@ -50,7 +62,7 @@ func (c *cluster) client(topics ...string) *kafka.Client {
 		Addr:    kafka.TCP(c.brokers...),
 		Timeout: c.timeout,
 		Transport: &kafka.Transport{
-			Dial: c.dialTCP, DialTimeout: c.timeout, ClientID: clientID, MetadataTopics: topics,
+			Dial: c.open, DialTimeout: c.timeout, ClientID: clientID, MetadataTopics: topics, SASL: c.mechanism(),
 		},
 	}
 }
@@ -64,11 +76,14 @@ func (c *cluster) dial(ctx context.Context, address string) (net.Conn, *kafka.Co
 	var raw net.Conn
 	d := c.dialer(func(ctx context.Context, network, address string) (net.Conn, error) {
 		var err error
-		raw, err = c.dialTCP(ctx, network, address)
+		raw, err = c.open(ctx, network, address)
 		return raw, err
 	})
 	conn, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
+		if err = c.diagnose(ctx, address, err); raw != nil && c.sasl != nil {
+			err = c.loginCause(address, err)
+		}
 		return nil, nil, err
 	}
 	return raw, conn, nil
@@ -119,13 +134,18 @@ func (c *cluster) askBroker(ctx context.Context, address string, version int16, 
 	if err != nil {
 		return nil, err
 	}
-	defer release()
-	return protocol.RoundTrip(raw, version, 1, clientID, req)
+	res, err := protocol.RoundTrip(raw, version, 1, clientID, req)
+	release()
+	if err != nil {
+		return nil, c.diagnose(ctx, address, err)
+	}
+	return res, nil
 }
 
 // topic is what the cluster says about a topic now.
 type topic struct {
-	leaders map[int32]string // partition to its leader's address; "" if it has none
+	leaders    map[int32]string // partition to its leader's address; "" if it has none
+	operations int32            // bit n: the user may do what the protocol calls operation n
 }
 
 // partitions lists the partition numbers 0 to n-1.
@@ -137,10 +157,10 @@ func (t topic) partitions() []int {
 	return ids
 }
 
-// topic looks a topic up. The error wraps errUnknownTopic if it does not exist, and pipeline.ErrConfig if the name or
-// the credentials are wrong.
+// topic looks a topic up. The error wraps errUnknownTopic if it does not exist, pipeline.ErrConfig if the name is wrong,
+// and a [credentials.Error] if a door is closed.
 func (c *cluster) topic(ctx context.Context, name string) (topic, error) {
-	m, err := c.ask(ctx, metadataVersion, &metadata.Request{TopicNames: []string{name}})
+	m, err := c.ask(ctx, metadataVersion, &metadata.Request{TopicNames: []string{name}, IncludeTopicAuthorizedOperations: true})
 	if err != nil {
 		return topic{}, fmt.Errorf("topic %q: %w", name, err)
 	}
@@ -153,8 +173,10 @@ func (c *cluster) topic(ctx context.Context, name string) (topic, error) {
 	case 0, kafka.LeaderNotAvailable:
 	case kafka.UnknownTopicOrPartition:
 		return topic{}, fmt.Errorf("topic %q on %s: %w", name, strings.Join(c.brokers, ", "), errUnknownTopic)
-	case kafka.InvalidTopic, kafka.TopicAuthorizationFailed:
+	case kafka.InvalidTopic:
 		return topic{}, fmt.Errorf("%w: topic %q: %w", pipeline.ErrConfig, name, err)
+	case kafka.TopicAuthorizationFailed:
+		return topic{}, c.grant(err, "Describe", name, "")
 	default:
 		return topic{}, fmt.Errorf("topic %q: %w", name, err)
 	}
@@ -162,7 +184,7 @@ func (c *cluster) topic(ctx context.Context, name string) (topic, error) {
 	for _, b := range res.Brokers {
 		brokers[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
 	}
-	t := topic{leaders: make(map[int32]string, len(info.Partitions))}
+	t := topic{leaders: make(map[int32]string, len(info.Partitions)), operations: info.TopicAuthorizedOperations}
 	for _, p := range info.Partitions {
 		t.leaders[p.PartitionIndex] = brokers[p.LeaderID]
 	}
@@ -219,11 +241,15 @@ func (o *outage) works() {
 // missingTries is how often a topic may be unknown before it does not exist: brokers learn of a new topic one by one.
 const missingTries = 5
 
+// refusedTries is how often a closed door is tried before it counts as closed: brokers learn of users and ACLs one by one,
+// and one that is going down may close a connection in the middle of a login.
+const refusedTries = 3
+
 // await looks a topic up until it is there. It retries what is transient; what is not wraps pipeline.ErrConfig.
 func (c *cluster) await(ctx context.Context, name string, log *slog.Logger) (topic, error) {
 	var pause backoff
 	trouble := outage{log: log, what: "kafka brokers", args: []any{"brokers", c.brokers, "topic", name}}
-	unknown := 0
+	unknown, refused := 0, 0
 	for {
 		t, err := c.topic(ctx, name)
 		switch {
@@ -238,6 +264,13 @@ func (c *cluster) await(ctx context.Context, name string, log *slog.Logger) (top
 			trouble.works()
 			if unknown++; unknown == missingTries {
 				return t, fmt.Errorf("%w: %w", pipeline.ErrConfig, err)
+			}
+		case credentials.Refused(err):
+			if refused++; refused >= refusedTries {
+				if err := c.final(err); errors.Is(err, pipeline.ErrConfig) {
+					return t, err
+				}
+				trouble.failed(err)
 			}
 		default:
 			trouble.failed(err)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/tailrace/tailrace/connectors/credentials"
 	"github.com/tailrace/tailrace/pipeline"
 )
 
@@ -13,6 +14,10 @@ import (
 type SourceConfig struct {
 	// Brokers are the addresses to start from, host:port.
 	Brokers []string `yaml:"brokers"`
+	// TLS encrypts connections to the brokers. Without it they are plaintext.
+	TLS *credentials.TLS `yaml:"tls,omitempty"`
+	// SASL logs in. Without it the brokers see nobody, or the client certificate's subject.
+	SASL *SASL `yaml:"sasl,omitempty"`
 	// Topic is what is read. It must exist.
 	Topic string `yaml:"topic"`
 	// Group is the consumer group; "tailrace." and the pipeline's id if empty. No other kind of client may join it.
@@ -73,7 +78,7 @@ func DefaultSourceConfig() SourceConfig {
 
 // Validate gives every fault.
 func (c *SourceConfig) Validate() []pipeline.Fault {
-	faults := validBrokers(c.Brokers)
+	faults := append(validBrokers(c.Brokers), validDoors(c.TLS, c.SASL)...)
 	fault := func(path, format string, args ...any) {
 		faults = append(faults, pipeline.Faultf(path, format, args...))
 	}
@@ -129,6 +134,10 @@ func (c *SourceConfig) Validate() []pipeline.Fault {
 type PublisherConfig struct {
 	// Brokers are the addresses to start from, host:port.
 	Brokers []string `yaml:"brokers"`
+	// TLS encrypts connections to the brokers. Without it they are plaintext.
+	TLS *credentials.TLS `yaml:"tls,omitempty"`
+	// SASL logs in. Without it the brokers see nobody, or the client certificate's subject.
+	SASL *SASL `yaml:"sasl,omitempty"`
 	// Prefix stands before the names of the topics.
 	Prefix string `yaml:"prefix,omitempty"`
 	// CreateTopics makes topics that are missing.
@@ -160,7 +169,7 @@ func DefaultPublisherConfig() PublisherConfig {
 
 // Validate gives every fault.
 func (c *PublisherConfig) Validate() []pipeline.Fault {
-	faults := validBrokers(c.Brokers)
+	faults := append(validBrokers(c.Brokers), validDoors(c.TLS, c.SASL)...)
 	fault := func(path, format string, args ...any) {
 		faults = append(faults, pipeline.Faultf(path, format, args...))
 	}

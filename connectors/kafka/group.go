@@ -9,6 +9,7 @@ import (
 	"time"
 
 	kafka "github.com/segmentio/kafka-go"
+	"github.com/tailrace/tailrace/connectors/credentials"
 	"github.com/tailrace/tailrace/pipeline"
 )
 
@@ -121,7 +122,8 @@ func (g *generation) Commit(ctx context.Context, next map[int32]int64) error {
 			trouble.works()
 			return nil
 		}
-		if fenced(err) || hopeless(err) || ctx.Err() != nil {
+		err = g.source.cluster.grant(err, "Read", g.source.config.Topic, g.raw.GroupID)
+		if fenced(err) || hopeless(err) || credentials.Refused(err) || ctx.Err() != nil {
 			return fmt.Errorf("kafka: group %q, generation %d: commit: %w", g.raw.GroupID, g.raw.ID, err)
 		}
 		trouble.failed(err)
@@ -201,7 +203,7 @@ func (l *line) dial(ctx context.Context, network, address string) (net.Conn, err
 		return nil, err
 	}
 	defer l.remove(attempt)
-	conn, err := l.cluster.dialTCP(ctx, network, address)
+	conn, err := l.cluster.open(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ type record struct {
 type lane struct {
 	topic     string
 	partition int
+	cluster   *cluster
 	client    *kafka.Client
 	options   laneOptions
 	trouble   outage
@@ -67,9 +68,9 @@ type entry struct {
 	time        int64
 }
 
-func newLane(topic string, partition int, client *kafka.Client, o laneOptions) *lane {
+func newLane(topic string, partition int, c *cluster, client *kafka.Client, o laneOptions) *lane {
 	l := &lane{
-		topic: topic, partition: partition, client: client, options: o, end: -1,
+		topic: topic, partition: partition, cluster: c, client: client, options: o, end: -1,
 		open: &pending{}, spare: &pending{},
 		trouble: outage{log: o.log, what: "kafka produce", args: []any{"topic", topic, "partition", partition}, grace: 1},
 	}
@@ -284,7 +285,7 @@ func (s *sender) send(ctx context.Context, l *lane, batch []record) (end int64, 
 		case !mayPass(err):
 			return 0, fmt.Errorf("%w: kafka: topic %q, partition %d: produce: %w", pipeline.ErrConfig, l.topic, l.partition, err)
 		}
-		l.trouble.failed(err)
+		l.trouble.failed(l.cluster.grant(err, "Write", l.topic, ""))
 		closeClient(l.client) // the leader may have moved
 		if err := pause.wait(ctx); err != nil {
 			return 0, err
@@ -292,13 +293,19 @@ func (s *sender) send(ctx context.Context, l *lane, batch []record) (end int64, 
 	}
 }
 
-// mayPass tells errors of producing that a retry may mend: all of the network, and those that Kafka calls retriable.
+// mayPass tells errors of producing that a retry may mend: all of the network, those that Kafka calls retriable, and a door
+// that was open when the producer was opened.
 func mayPass(err error) bool {
 	var code kafka.Error
 	if !errors.As(err, &code) {
 		return true
 	}
-	return code.Temporary() || code == kafka.Unknown || code == kafka.BrokerNotAvailable
+	switch code {
+	case kafka.Unknown, kafka.BrokerNotAvailable, kafka.TopicAuthorizationFailed, kafka.ClusterAuthorizationFailed,
+		kafka.SASLAuthenticationFailed:
+		return true
+	}
+	return code.Temporary()
 }
 
 func (s *sender) try(ctx context.Context, l *lane, batch []record) (end int64, err error) {

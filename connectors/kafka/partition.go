@@ -75,6 +75,7 @@ func (p *partition) Read(ctx context.Context) (pipeline.Delivery, error) {
 		if err == nil {
 			p.pause.reset()
 			p.trouble.works()
+			p.source.cluster.settled.Store(true)
 			p.unknown = 0
 			d, err := p.deliver()
 			if err != nil {
@@ -91,6 +92,7 @@ func (p *partition) Read(ctx context.Context) (pipeline.Delivery, error) {
 		if ctx.Err() != nil {
 			return pipeline.Delivery{}, ctx.Err()
 		}
+		err = p.source.cluster.final(p.source.cluster.grant(err, "Read", p.Topic(), p.source.config.Group))
 		if err := p.permanent(ctx, err); err != nil {
 			return pipeline.Delivery{}, fmt.Errorf("kafka: topic %q, partition %d: %w", p.Topic(), p.ID(), err)
 		}
@@ -111,7 +113,7 @@ func (p *partition) permanent(ctx context.Context, err error) error {
 		return err
 	case errors.Is(err, errOutOfRange):
 		return p.outOfRange(ctx)
-	case errors.Is(err, errOldFormat), errors.Is(err, kafka.TopicAuthorizationFailed):
+	case errors.Is(err, errOldFormat):
 		return fmt.Errorf("%w: %w", pipeline.ErrConfig, err)
 	case errors.Is(err, errCorrupt):
 		if p.corrupt++; p.corrupt == corruptTries {

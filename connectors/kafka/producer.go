@@ -9,12 +9,15 @@ import (
 	"time"
 
 	kafka "github.com/segmentio/kafka-go"
+	"github.com/tailrace/tailrace/connectors/credentials"
 	"github.com/tailrace/tailrace/pipeline"
 )
 
 // ProducerConfig says how records are produced.
 type ProducerConfig struct {
 	Brokers []string
+	TLS     *credentials.TLS
+	SASL    *SASL
 	Topics  []string // all that will be produced to
 	// BatchBytes is how much is sent to a partition at once, and how much may wait for it behind that.
 	BatchBytes int
@@ -51,7 +54,7 @@ type lanes struct {
 
 // NewProducer returns a producer that has not connected yet.
 func NewProducer(c ProducerConfig) *Producer {
-	cl := &cluster{brokers: c.Brokers, timeout: c.Timeout}
+	cl := &cluster{brokers: c.Brokers, timeout: c.Timeout, tls: c.TLS, sasl: c.SASL}
 	return &Producer{config: c, cluster: cl, client: cl.client(c.Topics...)}
 }
 
@@ -61,6 +64,9 @@ func (p *Producer) Open(ctx context.Context) error {
 	topics := map[string]*lanes{}
 	for _, name := range p.config.Topics {
 		t, err := p.cluster.await(ctx, name, p.config.Log)
+		if err == nil {
+			err = p.cluster.final(p.cluster.lacks(t, opWrite, name))
+		}
 		if err != nil {
 			return fmt.Errorf("kafka: %w", err)
 		}
@@ -73,10 +79,11 @@ func (p *Producer) Open(ctx context.Context) error {
 		}
 		l := &lanes{ids: t.partitions()}
 		for _, id := range l.ids {
-			l.list = append(l.list, newLane(name, id, p.client, options))
+			l.list = append(l.list, newLane(name, id, p.cluster, p.client, options))
 		}
 		topics[name] = l
 	}
+	p.cluster.settled.Store(true)
 	run, stop := context.WithCancel(context.WithoutCancel(ctx)) // lanes end with Close
 	p.topics, p.stop = topics, stop
 	for _, l := range topics {

@@ -12,6 +12,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
 	kafka "github.com/segmentio/kafka-go"
+	"github.com/tailrace/tailrace/connectors/credentials"
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/schemas"
 )
@@ -38,7 +39,7 @@ var _ pipeline.Publisher = (*Publisher)(nil)
 func NewPublisher(c PublisherConfig, set pipeline.Settings) (*Publisher, error) {
 	p := &Publisher{config: c, settings: set, events: c.Prefix + schemas.TopicEvents, dead: c.Prefix + schemas.TopicDeadLetters}
 	p.producer = NewProducer(ProducerConfig{
-		Brokers: c.Brokers, Topics: []string{p.events, p.dead},
+		Brokers: c.Brokers, TLS: c.TLS.In(set.Dir), SASL: c.SASL.in(set.Dir), Topics: []string{p.events, p.dead},
 		BatchBytes: int(c.BatchBytes), Linger: c.Linger, Timeout: c.RequestTimeout, Log: set.Log,
 	})
 	p.producer.shrink = func(topic string) func(*record) bool {
@@ -64,6 +65,7 @@ func (p *Publisher) Open(ctx context.Context) error {
 
 func (p *Publisher) create(ctx context.Context, name string) error {
 	var pause backoff
+	refused := 0
 	trouble := outage{log: p.settings.Log, what: "kafka topic", args: []any{"topic", name, "brokers", p.config.Brokers}}
 	for {
 		_, err := p.producer.cluster.topic(ctx, name)
@@ -78,6 +80,10 @@ func (p *Publisher) create(ctx context.Context, name string) error {
 			return ctx.Err()
 		case errors.Is(err, pipeline.ErrConfig):
 			return fmt.Errorf("kafka: %w", err)
+		case credentials.Refused(err):
+			if refused++; refused == refusedTries {
+				return fmt.Errorf("kafka: %w", p.producer.cluster.final(err))
+			}
 		}
 		trouble.failed(err)
 		if err := pause.wait(ctx); err != nil {

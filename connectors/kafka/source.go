@@ -10,6 +10,7 @@ import (
 	"time"
 
 	kafka "github.com/segmentio/kafka-go"
+	"github.com/tailrace/tailrace/connectors/credentials"
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/schemas"
 )
@@ -52,7 +53,7 @@ func NewSource(c SourceConfig, set pipeline.Settings, decoder pipeline.NewDecode
 		}
 		c.Group = "tailrace." + set.Pipeline
 	}
-	cl := &cluster{brokers: c.Brokers, timeout: c.RequestTimeout}
+	cl := &cluster{brokers: c.Brokers, timeout: c.RequestTimeout, tls: c.TLS.In(set.Dir), sasl: c.SASL.in(set.Dir)}
 	return &Source{
 		config: c, settings: set, decoder: decoder, cluster: cl, client: cl.client(c.Topic),
 		line:    &line{cluster: cl, cuts: map[int]func(){}},
@@ -93,12 +94,16 @@ func (s *Source) Next(ctx context.Context) (pipeline.Generation, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
+	if err := s.cluster.final(s.cluster.lacks(t, opRead, s.config.Topic)); errors.Is(err, pipeline.ErrConfig) {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
 	if s.group == nil {
 		if s.group, err = s.newGroup(); err != nil {
 			return nil, fmt.Errorf("%w: kafka: %w", pipeline.ErrConfig, err)
 		}
 	}
 	var pause backoff
+	refused := 0
 	for {
 		g, err := s.join(ctx, t)
 		if err == nil {
@@ -113,6 +118,14 @@ func (s *Source) Next(ctx context.Context) (pipeline.Generation, error) {
 		if hopeless(err) {
 			return nil, fmt.Errorf("%w: kafka: group %q: %w", pipeline.ErrConfig, s.config.Group, err)
 		}
+		err = s.cluster.grant(err, "Read", s.config.Topic, s.config.Group)
+		if credentials.Refused(err) {
+			if refused++; refused < refusedTries {
+				err = kafka.RebalanceInProgress // not worth a line yet
+			} else if err := s.cluster.final(err); errors.Is(err, pipeline.ErrConfig) {
+				return nil, fmt.Errorf("kafka: group %q: %w", s.config.Group, err)
+			}
+		}
 		if !errors.Is(err, kafka.RebalanceInProgress) {
 			s.trouble.failed(err)
 		}
@@ -126,8 +139,7 @@ func (s *Source) Next(ctx context.Context) (pipeline.Generation, error) {
 // hopeless tells errors of the group that no retry mends.
 func hopeless(err error) bool {
 	for _, e := range []kafka.Error{
-		kafka.GroupAuthorizationFailed, kafka.TopicAuthorizationFailed, kafka.InvalidGroupId, kafka.InvalidSessionTimeout,
-		kafka.InconsistentGroupProtocol, kafka.UnsupportedVersion,
+		kafka.InvalidGroupId, kafka.InvalidSessionTimeout, kafka.InconsistentGroupProtocol, kafka.UnsupportedVersion,
 	} {
 		if errors.Is(err, e) {
 			return true
