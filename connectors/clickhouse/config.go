@@ -3,16 +3,15 @@ package clickhouse
 import (
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
 
+	"github.com/tailrace/tailrace/connectors/credentials"
 	"github.com/tailrace/tailrace/pipeline"
 )
 
-// Config says where the tables are and how they are written. TLS has no key yet: keep to loopback or a private network.
+// Config says where the tables are and how they are written.
 type Config struct {
 	// Address of the native protocol, host:port.
 	Address string `yaml:"address"`
@@ -26,6 +25,9 @@ type Config struct {
 	PasswordFile string `yaml:"password_file,omitempty"`
 	// PasswordEnv is an environment variable that holds the password.
 	PasswordEnv string `yaml:"password_env,omitempty"`
+
+	// TLS encrypts connections. Without it password and data are plaintext: keep to loopback or a private network.
+	TLS *credentials.TLS `yaml:"tls,omitempty"`
 
 	// Schema says what is done about missing tables: apply makes them, verify stops.
 	Schema string `yaml:"schema,omitempty"`
@@ -105,6 +107,7 @@ func (c *Config) Validate() []pipeline.Fault {
 	if len(given) > 1 {
 		fault(given[1], "want at most one of password, password_file and password_env, got %s", strings.Join(given, " and "))
 	}
+	faults = append(faults, c.TLS.Validate("tls")...)
 	if c.Schema != SchemaApply && c.Schema != SchemaVerify {
 		fault("schema", "want apply or verify, got %q", c.Schema)
 	}
@@ -142,27 +145,18 @@ func (c Config) String() string {
 // GoString is String: %#v would print the password.
 func (c Config) GoString() string { return c.String() }
 
-// password finds the password. dir is where a relative file starts.
-func (c Config) password(dir string) (string, error) {
-	switch {
-	case c.PasswordFile != "":
-		path := c.PasswordFile
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(dir, path)
-		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return "", fmt.Errorf("password_file: %w: %w", pipeline.ErrConfig, err)
-		}
-		return strings.TrimRight(string(text), "\r\n"), nil
-	case c.PasswordEnv != "":
-		text, ok := os.LookupEnv(c.PasswordEnv)
-		if !ok {
-			return "", fmt.Errorf("password_env: %w: the environment has no %s", pipeline.ErrConfig, c.PasswordEnv)
-		}
-		return text, nil
+// In returns a copy whose relative paths start in dir, the folder of the pipeline file.
+func (c Config) In(dir string) Config {
+	c.PasswordFile, c.TLS = credentials.In(dir, c.PasswordFile), c.TLS.In(dir)
+	return c
+}
+
+// password finds the password. It is asked for every connection, so that a new one counts from the next on.
+func (c Config) password() (string, error) {
+	if c.PasswordFile == "" && c.PasswordEnv == "" {
+		return string(c.Password), nil
 	}
-	return string(c.Password), nil
+	return credentials.Password(c.PasswordFile, c.PasswordEnv)
 }
 
 // Secret is a text that appears in no log, message or dump.

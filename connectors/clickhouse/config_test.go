@@ -83,7 +83,7 @@ func TestPasswordSources(t *testing.T) {
 		{Config{PasswordFile: filepath.Join(dir, "secret")}, "from file "},
 		{Config{PasswordEnv: "TAILRACE_TEST_PASSWORD"}, "from env"},
 	} {
-		if got, err := test.config.password(dir); err != nil || got != test.want {
+		if got, err := test.config.In(dir).password(); err != nil || got != test.want {
 			t.Errorf("%s: want %q, got %q (%v)", test.config, test.want, got, err)
 		}
 	}

@@ -15,17 +15,15 @@ import (
 // Conn is a connection of clickhouse-go: DDL, and queries for people.
 type Conn = driver.Conn
 
-// Connect returns a connection for statements and queries, checked by a ping. It lives no longer than ctx. A relative
-// password_file starts in the working folder. What no retry mends wraps pipeline.ErrConfig. The caller closes it.
-func Connect(ctx context.Context, c Config) (Conn, error) {
-	password, err := c.password("")
-	if err != nil {
-		return nil, err
-	}
-	return connect(ctx, c, c.Database, password)
-}
+// Connect returns a connection for statements and queries, checked by a ping. It lives no longer than ctx. Relative paths
+// start in the working folder: see [Config.In]. What no retry mends wraps pipeline.ErrConfig. The caller closes it.
+func Connect(ctx context.Context, c Config) (Conn, error) { return connect(ctx, c, c.Database) }
 
-func connect(ctx context.Context, c Config, database, password string) (Conn, error) {
+func connect(ctx context.Context, c Config, database string) (Conn, error) {
+	password, err := c.password()
+	if err != nil {
+		return nil, asConfig(fmt.Errorf("%s: %w", c, err))
+	}
 	conn, err := clickhouse.Open(&clickhouse.Options{
 		Addr:        []string{c.Address},
 		Auth:        clickhouse.Auth{Database: database, Username: c.User, Password: password},
@@ -48,15 +46,42 @@ func connect(ctx context.Context, c Config, database, password string) (Conn, er
 	}
 	if err := conn.Ping(ctx); err != nil {
 		conn.Close()
+		if _, answered := codeOf(err); !answered {
+			err = c.TLS.Explain(c.Address, err)
+			err = c.TLS.Diagnose(ctx, c.Address, func(ctx context.Context) bool { return speaksNative(ctx, c.Address) }, err)
+		}
 		return nil, asConfig(fmt.Errorf("%s: %w", c, err))
 	}
 	return conn, nil
 }
 
-// dial is where every connection to the server begins.
+// dial is where every connection to the server begins, encrypted if it is to be.
 func dial(ctx context.Context, c Config) (net.Conn, error) {
-	d := net.Dialer{Timeout: c.DialTimeout}
-	return d.DialContext(ctx, "tcp", c.Address)
+	ctx, cancel := context.WithTimeout(ctx, c.DialTimeout)
+	defer cancel()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", c.Address)
+	if err != nil {
+		return nil, err
+	}
+	return c.TLS.Client(ctx, conn, c.Address)
+}
+
+// speaksNative tells whether a server answers without TLS. It gives no user and no password.
+func speaksNative(ctx context.Context, address string) bool {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	client, err := ch.Connect(ctx, conn, ch.Options{})
+	if err == nil {
+		client.Close()
+		return true
+	}
+	_, answered := codeOf(err)
+	return answered
 }
 
 // bound is a connection that the end of a context closes. Without it a server that accepts and then says nothing would
@@ -82,7 +107,11 @@ type writer struct {
 }
 
 // dialWriter connects and logs in. buf is kept between connections: it has the size of a block.
-func dialWriter(ctx context.Context, c Config, password string, buf *proto.Buffer) (*writer, error) {
+func dialWriter(ctx context.Context, c Config, buf *proto.Buffer) (*writer, error) {
+	password, err := c.password()
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.DialTimeout)
 	defer cancel()
 	conn, err := dial(ctx, c)
@@ -100,7 +129,7 @@ func dialWriter(ctx context.Context, c Config, password string, buf *proto.Buffe
 	}, buf)
 	if err != nil {
 		conn.Close()
-		return nil, err
+		return nil, c.TLS.Explain(c.Address, err)
 	}
 	return &writer{client: client, conn: conn}, nil
 }

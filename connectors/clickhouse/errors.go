@@ -9,6 +9,7 @@ import (
 	"github.com/ClickHouse/ch-go/proto"
 	"github.com/ClickHouse/clickhouse-go/v2"
 
+	"github.com/tailrace/tailrace/connectors/credentials"
 	"github.com/tailrace/tailrace/pipeline"
 )
 
@@ -17,6 +18,7 @@ type kind int
 
 const (
 	transient kind = iota // the same block may pass later
+	closed                // the server turns us away: at the start the user must mend that, later it may be mended for us
 	access                // the user must change something: a name, a password, a grant, the tables
 	refused               // the server refuses this block and will again
 )
@@ -57,10 +59,14 @@ var accessCodes = []proto.Error{
 	81,  // UNKNOWN_DATABASE
 	115, // UNKNOWN_SETTING: the server is too old
 	164, // READONLY: the user may only read
+	291, // DATABASE_ACCESS_DENIED
+}
+
+// closedCodes are the exceptions of a login, or of a grant that is missing.
+var closedCodes = []proto.Error{
 	192, // UNKNOWN_USER
 	193, // WRONG_PASSWORD
 	194, // REQUIRED_PASSWORD
-	291, // DATABASE_ACCESS_DENIED
 	497, // ACCESS_DENIED
 	516, // AUTHENTICATION_FAILED
 }
@@ -87,6 +93,8 @@ func kindOf(err error) kind {
 	}
 	code, ok := codeOf(err)
 	switch {
+	case credentials.Refused(err), slices.Contains(closedCodes, code):
+		return closed
 	case !ok, slices.Contains(transientCodes, code):
 		return transient
 	case slices.Contains(accessCodes, code):

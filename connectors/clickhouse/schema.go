@@ -26,11 +26,7 @@ type MigrationState struct {
 
 // ShowSchema returns every migration, this program's and the database's. A database that does not exist has none.
 func ShowSchema(ctx context.Context, c Config) ([]MigrationState, error) {
-	s, err := newSchema(c)
-	if err != nil {
-		return nil, err
-	}
-	return s.show(ctx)
+	return schema{c}.show(ctx)
 }
 
 // PlanSchema returns the migrations that ApplySchema would run, or why it would refuse.
@@ -46,36 +42,20 @@ func PlanSchema(ctx context.Context, c Config) ([]MigrationState, error) {
 // it ran, also with an error. Two processes may apply at once: every statement does nothing the second time. It refuses,
 // with an error that wraps pipeline.ErrConfig, if an applied migration had another text or is unknown to this program.
 func ApplySchema(ctx context.Context, c Config) ([]MigrationState, error) {
-	s, err := newSchema(c)
-	if err != nil {
-		return nil, err
-	}
-	return s.apply(ctx)
+	return schema{c}.apply(ctx)
 }
 
 // VerifySchema checks that every migration is applied and that the tables have the columns, types and deduplication
 // windows that the sink needs. What is amiss comes as one error that wraps pipeline.ErrConfig.
 func VerifySchema(ctx context.Context, c Config) error {
-	s, err := newSchema(c)
-	if err != nil {
-		return err
-	}
-	return s.verify(ctx)
+	return schema{c}.verify(ctx)
 }
 
 // schema is one use of a server's tables.
-type schema struct {
-	config   Config
-	password string
-}
-
-func newSchema(c Config) (schema, error) {
-	password, err := c.password("")
-	return schema{config: c, password: password}, err
-}
+type schema struct{ config Config }
 
 func (s schema) show(ctx context.Context) ([]MigrationState, error) {
-	conn, err := connect(ctx, s.config, s.config.Database, s.password)
+	conn, err := connect(ctx, s.config, s.config.Database)
 	if code, ok := codeOf(err); ok && code == codeUnknownDatabase {
 		return states(nil)
 	}
@@ -118,7 +98,7 @@ func (s schema) apply(ctx context.Context) (applied []MigrationState, err error)
 }
 
 func (s schema) verify(ctx context.Context) error {
-	conn, err := connect(ctx, s.config, s.config.Database, s.password)
+	conn, err := connect(ctx, s.config, s.config.Database)
 	if err != nil {
 		return err
 	}
@@ -140,12 +120,12 @@ func (s schema) verify(ctx context.Context) error {
 
 // open connects to the database, which it makes first if there is none.
 func (s schema) open(ctx context.Context) (Conn, error) {
-	conn, err := connect(ctx, s.config, s.config.Database, s.password)
+	conn, err := connect(ctx, s.config, s.config.Database)
 	if code, ok := codeOf(err); !ok || code != codeUnknownDatabase {
 		return conn, err
 	}
 	// Every server has the database "system", and entering it takes no grant.
-	conn, err = connect(ctx, s.config, "system", s.password)
+	conn, err = connect(ctx, s.config, "system")
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +133,7 @@ func (s schema) open(ctx context.Context) (Conn, error) {
 	if err := conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+s.config.Database+"`"); err != nil {
 		return nil, asConfig(fmt.Errorf("%s: create the database: %w", s.config, err))
 	}
-	return connect(ctx, s.config, s.config.Database, s.password)
+	return connect(ctx, s.config, s.config.Database)
 }
 
 // record is what the database says of one version. hashes has one entry unless processes of two releases applied at once.

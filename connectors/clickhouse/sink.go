@@ -20,7 +20,6 @@ import (
 type Sink struct {
 	config   Config
 	pipeline string
-	password string
 	log      *slog.Logger
 
 	tables []table
@@ -36,16 +35,16 @@ var _ pipeline.Sink = (*Sink)(nil)
 
 // New makes a sink. It connects when it is opened.
 func New(c Config, s pipeline.Settings) (*Sink, error) {
-	password, err := c.password(s.Dir)
-	if err != nil {
-		return nil, err
+	c = c.In(s.Dir)
+	if _, err := c.password(); err != nil {
+		return nil, asConfig(err)
 	}
 	log := s.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Sink{
-		config: c, pipeline: s.Pipeline, password: password, log: log,
+		config: c, pipeline: s.Pipeline, log: log,
 		tables: tables(), pace: newPacer(c.InsertsPerSecond),
 	}, nil
 }
@@ -73,7 +72,7 @@ func (s *Sink) Open(ctx context.Context) error {
 }
 
 func (s *Sink) prepare(ctx context.Context) error {
-	schema := schema{config: s.config, password: s.password}
+	schema := schema{s.config}
 	if s.config.Schema == SchemaVerify {
 		return schema.verify(ctx)
 	}
@@ -174,7 +173,7 @@ func (s *Sink) insert(ctx context.Context, t table, b *block) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if k := kindOf(err); k != transient {
+		if k := kindOf(err); k == access || k == refused {
 			s.counters.failed(err)
 			if k == access {
 				err = asConfig(err)
@@ -237,7 +236,7 @@ func (s *Sink) do(ctx context.Context, q ch.Query) error {
 	ctx, cancel := context.WithTimeout(ctx, s.config.InsertTimeout)
 	defer cancel()
 	if s.writer == nil || s.writer.closed() {
-		w, err := dialWriter(ctx, s.config, s.password, &s.buf)
+		w, err := dialWriter(ctx, s.config, &s.buf)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,6 +19,8 @@ type ClickHouseConfig struct {
 
 	// HTTPAddr and NativeAddr are loopback addresses, as "127.0.0.1:8123"; port 0 is any free one, "" is no such face.
 	HTTPAddr, NativeAddr string
+	// TLS encrypts both faces; nil: plaintext. Whether it asks for client certificates is its own affair.
+	TLS *tls.Config
 
 	Engine chdb.Options // limits; its Dir and Library are the ones above
 	HTTP   HTTPLimits
@@ -59,6 +62,9 @@ func StartClickHouse(ctx context.Context, c ClickHouseConfig) (_ *ClickHouse, er
 			return nil, fmt.Errorf("%s: %w", face, err)
 		}
 		listeners = append(listeners, l)
+		if c.TLS != nil {
+			l = tls.NewListener(l, c.TLS)
+		}
 		return l, nil
 	}
 	httpListener, err := listen("HTTP", c.HTTPAddr)

@@ -48,11 +48,7 @@ func (e *env) schema(ctx context.Context, path string, sql bool,
 	if !ok {
 		return fmt.Errorf("%w: %s: want sinks.clickhouse, got %s", errStart, path, f.Sink.Kind)
 	}
-	c := *config
-	if c.PasswordFile != "" && !filepath.IsAbs(c.PasswordFile) {
-		c.PasswordFile = filepath.Join(filepath.Dir(path), c.PasswordFile)
-	}
-	migrations, err := do(ctx, c)
+	migrations, err := do(ctx, config.In(filepath.Dir(path)))
 	if err != nil {
 		return err
 	}
