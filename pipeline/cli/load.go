@@ -69,12 +69,12 @@ func (e *env) plan(f *spec.File, path string) (pipeline.Plan, error) {
 		Watermark: f.Watermark, Checkpoint: f.Checkpoint, Limits: f.Limits,
 	}
 	var faults []error
-	p.Source = make1(&faults, e.Components.Sources, f.Source.Kind, f.Source.Config)
-	p.Decoder = make1(&faults, e.Components.Formats, f.Source.Format.Kind, f.Source.Format.Config)
-	p.Sink = make1(&faults, e.Components.Sinks, f.Sink.Kind, f.Sink.Config)
-	p.Publisher = make1(&faults, e.Components.Publishers, f.Publisher.Kind, f.Publisher.Config)
+	p.Source = makePart(&faults, e.Components.Sources, f.Source.Kind, f.Source.Config)
+	p.Decoder = makePart(&faults, e.Components.Formats, f.Source.Format.Kind, f.Source.Format.Config)
+	p.Sink = makePart(&faults, e.Components.Sinks, f.Sink.Kind, f.Sink.Config)
+	p.Publisher = makePart(&faults, e.Components.Publishers, f.Publisher.Kind, f.Publisher.Config)
 	for _, s := range f.Steps {
-		p.Steps = append(p.Steps, pipeline.Step{Name: s.Name, New: make1(&faults, e.Components.Operators, s.Kind, s.Config)})
+		p.Steps = append(p.Steps, pipeline.Step{Name: s.Name, New: makePart(&faults, e.Components.Operators, s.Kind, s.Config)})
 	}
 	return p, errors.Join(faults...)
 }
@@ -98,8 +98,8 @@ func (e *env) fetchRuntime(ctx context.Context, f *spec.File) error {
 	return nil
 }
 
-// make1 makes the component that a file names.
-func make1[T any](faults *[]error, from map[string]pipeline.Component[T], kind string, config any) T {
+// makePart makes the component that a file names.
+func makePart[T any](faults *[]error, from map[string]pipeline.Component[T], kind string, config any) T {
 	made, err := from[kind].New(config)
 	if err != nil {
 		*faults = append(*faults, fmt.Errorf("%w: %s: %w", pipeline.ErrConfig, kind, err))
