@@ -305,19 +305,31 @@ func (s *Source) Close() error {
 	return nil
 }
 
+// leave takes the member out of the group. The client may hold connections from before a restart of the broker, which it
+// finds out by using them: a failure that is not the broker's answer is tried again on new ones.
 func (s *Source) leave(g *generation) error {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
-	res, err := s.client.LeaveGroup(ctx, &kafka.LeaveGroupRequest{
-		GroupID: s.config.Group, Members: []kafka.LeaveGroupRequestMember{{ID: g.raw.MemberID}},
-	})
-	if err == nil {
-		err = res.Error
+	var pause backoff
+	for {
+		res, err := s.client.LeaveGroup(ctx, &kafka.LeaveGroupRequest{
+			GroupID: s.config.Group, Members: []kafka.LeaveGroupRequestMember{{ID: g.raw.MemberID}},
+		})
+		if err == nil {
+			err = res.Error
+		}
+		var answer kafka.Error
+		switch {
+		case err == nil, errors.Is(err, kafka.UnknownMemberId): // evicted before
+			return nil
+		case errors.As(err, &answer):
+			return err
+		}
+		closeClient(s.client)
+		if pause.wait(ctx) != nil {
+			return err
+		}
 	}
-	if errors.Is(err, kafka.UnknownMemberId) {
-		return nil // evicted before
-	}
-	return err
 }
 
 // committed reads a group's offsets for partitions of a topic. A partition without one is absent.

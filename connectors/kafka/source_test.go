@@ -29,7 +29,9 @@ func suite(t *testing.T, b broker) {
 		{"dead letters", suiteDeadLetters}, {"large message", suiteLargeMessage}, {"missing topic", suiteMissingTopic},
 		{"out of range", suiteOutOfRange}, {"cancel", suiteCancel}, {"restart", suiteRestart}, {"brokers down", suiteDown},
 		{"publisher", suitePublisher}, {"publisher restart", suitePublisherRestart},
-		{"dead letter too large", suiteShrink}, {"producer", suiteProducer}, {"admin", suiteAdmin}, {"tail", suiteTail},
+		{"dead letter too large", suiteShrink}, {"producer", suiteProducer}, {"admin", suiteAdmin}, {"tail", suiteTail}, {"made anew", suiteMadeAnew}, {"made anew between", suiteMadeAnewBetween},
+		{"retention", suiteRetention}, {"offsets set", suiteOffsetsSet}, {"times", suiteTimes},
+		{"large messages", suiteLargeWhole},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, b) })
 	}
