@@ -16,6 +16,9 @@ import (
 type Error struct {
 	Cause string // a sentence without its full stop
 	Err   error  // what was seen; nil if the cause says all
+	// Fresh says that another attempt may go better: servers of a cluster learn of users and grants one after the other, and
+	// one that is going down may close a connection in the middle of a login.
+	Fresh bool
 }
 
 func (e *Error) Error() string {
@@ -27,10 +30,27 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
+func closed(cause string, err error) error { return &Error{Cause: cause, Err: err} }
+
 // Refused tells whether err has the cause of a closed door.
 func Refused(err error) bool {
 	var known *Error
 	return errors.As(err, &known)
+}
+
+// Cause is the sentence of the closed door that err tells of, or "".
+func Cause(err error) string {
+	var known *Error
+	if errors.As(err, &known) {
+		return known.Cause
+	}
+	return ""
+}
+
+// Fresh tells whether the closed door that err tells of may be open a moment later.
+func Fresh(err error) bool {
+	var known *Error
+	return errors.As(err, &known) && known.Fresh
 }
 
 // Explain puts the cause of err, seen on a connection to address, into words. Without one it returns err.
@@ -44,19 +64,19 @@ func (t *TLS) Explain(address string, err error) error {
 	var noTLS tls.RecordHeaderError
 	switch {
 	case errors.As(err, &authority):
-		return &Error{"the certificate of " + address + " is signed by none of the authorities in " + t.authorities(), err}
+		return closed("the certificate of "+address+" is signed by none of the authorities in "+t.authorities(), err)
 	case errors.As(err, &name):
-		return &Error{fmt.Sprintf("the certificate of %s is not for the name %q: set tls.server_name to the name that it is for",
-			address, t.name(address)), err}
+		return closed(fmt.Sprintf("the certificate of %s is not for the name %q: set tls.server_name to the name that it is for",
+			address, t.name(address)), err)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return &Error{"the certificate of " + address + " " + validity(invalid.Cert, time.Now()), err}
+		return closed("the certificate of "+address+" "+validity(invalid.Cert, time.Now()), err)
 	case errors.As(err, &invalid):
-		return &Error{"the certificate of " + address + " is not valid", err}
+		return closed("the certificate of "+address+" is not valid", err)
 	case errors.As(err, &noTLS):
-		return &Error{speaksPlain(address), err}
+		return closed(speaksPlain(address), err)
 	}
 	if alert := alertOf(err); alert != nil {
-		return &Error{t.refusal(address, alert), err}
+		return closed(t.refusal(address, alert), err)
 	}
 	return err
 }
@@ -120,15 +140,15 @@ func (t *TLS) Diagnose(ctx context.Context, address string, plain func(context.C
 	defer cancel()
 	if t == nil {
 		if speaksTLS(ctx, address) {
-			return &Error{address + " speaks TLS: set tls, or give the plaintext port", err}
+			return closed(address+" speaks TLS: set tls, or give the plaintext port", err)
 		}
 		return err
 	}
+	if plain(ctx) {
+		return closed(speaksPlain(address), err)
+	}
 	if late := t.lateAlert(ctx, address); late != nil {
 		return late
-	}
-	if plain(ctx) {
-		return &Error{speaksPlain(address), err}
 	}
 	return err
 }

@@ -37,7 +37,7 @@ type cluster struct {
 
 // dialer logs in over the connections that dial makes, which are [cluster.open]'s.
 func (c *cluster) dialer(dial func(ctx context.Context, network, address string) (net.Conn, error)) *kafka.Dialer {
-	return &kafka.Dialer{ClientID: clientID, Timeout: c.timeout, DialFunc: dial, SASLMechanism: c.mechanism()}
+	return &kafka.Dialer{ClientID: clientID, Timeout: c.timeout, DialFunc: dial, SASLMechanism: c.mechanism(nil)}
 }
 
 // handshakeTime bounds a TLS handshake. A port without TLS may wait for the rest of what looks like a long request.
@@ -62,7 +62,7 @@ func (c *cluster) client(topics ...string) *kafka.Client {
 		Addr:    kafka.TCP(c.brokers...),
 		Timeout: c.timeout,
 		Transport: &kafka.Transport{
-			Dial: c.open, DialTimeout: c.timeout, ClientID: clientID, MetadataTopics: topics, SASL: c.mechanism(),
+			Dial: c.open, DialTimeout: c.timeout, ClientID: clientID, MetadataTopics: topics, SASL: c.mechanism(nil),
 		},
 	}
 }
@@ -79,14 +79,16 @@ func (c *cluster) dial(ctx context.Context, address string) (net.Conn, *kafka.Co
 		raw, err = c.open(ctx, network, address)
 		return raw, err
 	})
+	began := false
+	d.SASLMechanism = c.mechanism(&began)
 	conn, err := d.DialContext(ctx, "tcp", address)
-	if err != nil {
-		if err = c.diagnose(ctx, address, err); raw != nil && c.sasl != nil {
-			err = c.loginCause(address, err)
-		}
-		return nil, nil, err
+	switch {
+	case err == nil:
+		return raw, conn, nil
+	case began || errors.Is(err, kafka.UnsupportedSASLMechanism):
+		return nil, nil, c.loginCause(address, err)
 	}
-	return raw, conn, nil
+	return nil, nil, c.diagnose(ctx, address, err)
 }
 
 // bounded gives conn a deadline and lets ctx cut it short, until the function returned is called.
@@ -215,18 +217,24 @@ func (b *backoff) wait(ctx context.Context) error {
 	}
 }
 
-// outage says once that something fails and once that it works again.
+// outage says once that something fails, for each cause of a closed door anew, and once that it works again.
 type outage struct {
 	log   *slog.Logger
 	what  string
 	args  []any
 	grace int // failures that are not worth a line, such as one closed connection
 	fails int
+	cause string
 }
 
 func (o *outage) failed(err error) {
 	o.fails++
-	if o.fails == o.grace+1 && o.log != nil {
+	cause := credentials.Cause(err)
+	another := cause != o.cause && cause != "" && o.fails > o.grace
+	if another || o.fails == o.grace+1 {
+		o.cause = cause
+	}
+	if (another || o.fails == o.grace+1) && o.log != nil {
 		o.log.Warn(o.what+": retrying", append(o.args[:len(o.args):len(o.args)], "error", err)...)
 	}
 }
@@ -235,14 +243,13 @@ func (o *outage) works() {
 	if o.fails > o.grace && o.log != nil {
 		o.log.Info(o.what+": works again", append(o.args[:len(o.args):len(o.args)], "failures", o.fails)...)
 	}
-	o.fails = 0
+	o.fails, o.cause = 0, ""
 }
 
 // missingTries is how often a topic may be unknown before it does not exist: brokers learn of a new topic one by one.
 const missingTries = 5
 
-// refusedTries is how often a closed door is tried before it counts as closed: brokers learn of users and ACLs one by one,
-// and one that is going down may close a connection in the middle of a login.
+// refusedTries is how often a closed door is tried that may open by itself. See [credentials.Error].
 const refusedTries = 3
 
 // await looks a topic up until it is there. It retries what is transient; what is not wraps pipeline.ErrConfig.
@@ -266,7 +273,7 @@ func (c *cluster) await(ctx context.Context, name string, log *slog.Logger) (top
 				return t, fmt.Errorf("%w: %w", pipeline.ErrConfig, err)
 			}
 		case credentials.Refused(err):
-			if refused++; refused >= refusedTries {
+			if refused++; refused >= refusedTries || !credentials.Fresh(err) {
 				if err := c.final(err); errors.Is(err, pipeline.ErrConfig) {
 					return t, err
 				}

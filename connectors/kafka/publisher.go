@@ -81,7 +81,7 @@ func (p *Publisher) create(ctx context.Context, name string) error {
 		case errors.Is(err, pipeline.ErrConfig):
 			return fmt.Errorf("kafka: %w", err)
 		case credentials.Refused(err):
-			if refused++; refused == refusedTries {
+			if refused++; refused == refusedTries || !credentials.Fresh(err) {
 				return fmt.Errorf("kafka: %w", p.producer.cluster.final(err))
 			}
 		}

@@ -74,11 +74,17 @@ func (s *SASL) in(dir string) *SASL {
 }
 
 // login is a [sasl.Mechanism] that knows the password only while it logs in.
-type login struct{ sasl *SASL }
+type login struct {
+	sasl  *SASL
+	began *bool // set when the broker has agreed to the mechanism; may be nil
+}
 
 func (l login) Name() string { return strings.ToUpper(l.sasl.Mechanism) }
 
 func (l login) Start(ctx context.Context) (sasl.StateMachine, []byte, error) {
+	if l.began != nil {
+		*l.began = true
+	}
 	password, err := credentials.Password(l.sasl.PasswordFile, l.sasl.PasswordEnv)
 	if err != nil {
 		return nil, nil, err
@@ -99,19 +105,19 @@ func (l login) Start(ctx context.Context) (sasl.StateMachine, []byte, error) {
 }
 
 // mechanism is nil without SASL: kafka-go tells by that.
-func (c *cluster) mechanism() sasl.Mechanism {
+func (c *cluster) mechanism(began *bool) sasl.Mechanism {
 	if c.sasl == nil {
 		return nil
 	}
-	return login{c.sasl}
+	return login{c.sasl, began}
 }
 
-// loginCause puts into words why a broker that was reached let nobody in.
+// loginCause puts into words why a broker that was reached does not let the user in.
 func (c *cluster) loginCause(address string, err error) error {
 	if credentials.Refused(err) {
 		return err
 	}
-	name := login{c.sasl}.Name()
+	name := login{sasl: c.sasl}.Name()
 	switch {
 	case errors.Is(err, kafka.UnsupportedSASLMechanism), errors.Is(err, kafka.IllegalSASLState):
 		return &credentials.Error{Cause: fmt.Sprintf("%s does not offer sasl mechanism %s", address, name), Err: err}
@@ -121,7 +127,7 @@ func (c *cluster) loginCause(address string, err error) error {
 	default:
 		return err
 	}
-	return &credentials.Error{Cause: fmt.Sprintf("%s does not let user %q in with %s: wrong user or password", address, c.sasl.User, name), Err: err}
+	return &credentials.Error{Cause: fmt.Sprintf("%s does not let user %q in with %s: wrong user or password", address, c.sasl.User, name), Err: err, Fresh: true}
 }
 
 // grant puts into words which ACL is missing, where err says that one is.
@@ -145,7 +151,7 @@ func (c *cluster) grant(err error, operation, topic, group string) error {
 	default:
 		return err
 	}
-	return &credentials.Error{Cause: who + " has no ACL for " + what, Err: err}
+	return &credentials.Error{Cause: who + " has no ACL for " + what, Err: err, Fresh: true}
 }
 
 // What a user may do with a topic, by the codes of the protocol (org.apache.kafka.common.acl.AclOperation).

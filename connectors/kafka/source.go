@@ -120,7 +120,7 @@ func (s *Source) Next(ctx context.Context) (pipeline.Generation, error) {
 		}
 		err = s.cluster.grant(err, "Read", s.config.Topic, s.config.Group)
 		if credentials.Refused(err) {
-			if refused++; refused < refusedTries {
+			if refused++; refused < refusedTries && credentials.Fresh(err) {
 				err = kafka.RebalanceInProgress // not worth a line yet
 			} else if err := s.cluster.final(err); errors.Is(err, pipeline.ErrConfig) {
 				return nil, fmt.Errorf("kafka: group %q: %w", s.config.Group, err)
