@@ -8,9 +8,10 @@ import (
 // Builder grows a graph. Its methods return values with their shapes known; the first mistake is kept and reported by
 // [Builder.Model], so that a graph reads as a list of formulas. It is for one goroutine.
 type Builder struct {
-	graph Graph
-	names map[string]bool
-	err   error
+	graph  Graph
+	names  map[string]bool
+	values map[string]Value
+	err    error
 }
 
 // Value is a value of the graph that a Builder grows. The zero Value stands for a mistake that was kept.
@@ -22,14 +23,20 @@ type Value struct {
 
 // NewBuilder starts a graph.
 func NewBuilder(name string) *Builder {
-	return &Builder{graph: Graph{Name: name}, names: map[string]bool{}}
+	return &Builder{graph: Graph{Name: name}, names: map[string]bool{}, values: map[string]Value{}}
 }
 
 // Input adds an input.
 func (b *Builder) Input(name string, t DType, shape ...Dim) Value {
 	b.name(name)
 	b.graph.Inputs = append(b.graph.Inputs, ValueInfo{Name: name, Type: t, Shape: shape})
-	return Value{Name: name, Type: t, Shape: shape}
+	return b.keep(Value{Name: name, Type: t, Shape: shape})
+}
+
+// keep remembers a value by its name, for those who walk the nodes again.
+func (b *Builder) keep(v Value) Value {
+	b.values[v.Name] = v
+	return v
 }
 
 // Floats adds a float32 constant; without sizes it is a scalar.
@@ -59,7 +66,7 @@ func (b *Builder) constant(t Tensor, sizes []int) Value {
 	for _, n := range sizes {
 		shape = append(shape, Fixed(n))
 	}
-	return Value{Name: t.Name, Type: t.Type, Shape: shape}
+	return b.keep(Value{Name: t.Name, Type: t.Type, Shape: shape})
 }
 
 func wide(sizes []int) []int64 {
@@ -110,7 +117,7 @@ func (b *Builder) node(op, name string, t DType, shape Shape, attrs []Attr, in .
 		n.Inputs = append(n.Inputs, v.Name)
 	}
 	b.graph.Nodes = append(b.graph.Nodes, n)
-	return Value{Name: name, Type: t, Shape: shape}
+	return b.keep(Value{Name: name, Type: t, Shape: shape})
 }
 
 func integer(name string, v int64) Attr { return Attr{Name: name, Kind: AttrInt, Int: v} }

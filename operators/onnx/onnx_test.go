@@ -282,3 +282,26 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Scenario: derivatives by what the loss does not depend on, through an operator that has none, and of no scalar.
+// Guarantees: the builder reports each, naming the value.
+func TestGradientMistakes(t *testing.T) {
+	for want, build := range map[string]func(b *onnx.Builder, x onnx.Value) (loss, by onnx.Value){
+		"x: Gradients: loss does not depend on it": func(b *onnx.Builder, x onnx.Value) (onnx.Value, onnx.Value) {
+			return b.Total("loss", b.Floats("c", []float32{1, 2}, 2)), x
+		},
+		"q: Gradients: Div: not supported": func(b *onnx.Builder, x onnx.Value) (onnx.Value, onnx.Value) {
+			return b.Total("loss", b.Div("q", x, x)), x
+		},
+		"x: Gradients: want a scalar float32, got float32 [2,3]": func(_ *onnx.Builder, x onnx.Value) (onnx.Value, onnx.Value) {
+			return x, x
+		},
+	} {
+		b := onnx.NewBuilder("test")
+		loss, by := build(b, b.Input("x", onnx.Float32, onnx.Fixed(2), onnx.Fixed(3)))
+		b.Gradients(loss, by)
+		if _, err := b.Model("test", nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want an error with %q, got %v", want, err)
+		}
+	}
+}

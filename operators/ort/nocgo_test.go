@@ -23,6 +23,9 @@ func TestWithoutCompiler(t *testing.T) {
 	if !errors.Is(err, pipeline.ErrConfig) || !strings.Contains(err.Error(), "want backend reference") {
 		t.Errorf("want an error that wraps %v and names the reference backend, got %v", pipeline.ErrConfig, err)
 	}
+	if _, err := ort.OpenGraph(context.Background(), "g", nil, nil); !errors.Is(err, pipeline.ErrConfig) {
+		t.Errorf("want an error that wraps %v, got %v", pipeline.ErrConfig, err)
+	}
 	if ort.Available {
 		t.Error("want Available false")
 	}

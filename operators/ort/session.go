@@ -74,13 +74,13 @@ func open(ctx context.Context, spec pipeline.ScorerSpec, libraryPath LibraryPath
 	if err := load(ctx, libraryPath); err != nil {
 		return nil, fmt.Errorf("onnxruntime: %w", err)
 	}
-	if s.session, err = newSession(spec.Model, s.input, s.outputs); err != nil {
+	if s.session, err = newSession(spec.Model, []onnx.ValueInfo{s.input}, s.outputs); err != nil {
 		return nil, fmt.Errorf("model %s on onnxruntime: %w: %w", spec.Name, pipeline.ErrConfig, err)
 	}
 	return s, nil
 }
 
-func newSession(model []byte, input onnx.ValueInfo, outputs []onnx.ValueInfo) (*ortgo.DynamicAdvancedSession, error) {
+func newSession(model []byte, inputs, outputs []onnx.ValueInfo) (*ortgo.DynamicAdvancedSession, error) {
 	options, err := ortgo.NewSessionOptions()
 	if err != nil {
 		return nil, err
@@ -96,11 +96,15 @@ func newSession(model []byte, input onnx.ValueInfo, outputs []onnx.ValueInfo) (*
 	if err != nil {
 		return nil, err
 	}
-	names := make([]string, len(outputs))
-	for i, o := range outputs {
-		names[i] = o.Name
+	return ortgo.NewDynamicAdvancedSessionWithONNXData(model, names(inputs), names(outputs), options)
+}
+
+func names(values []onnx.ValueInfo) []string {
+	list := make([]string, len(values))
+	for i, v := range values {
+		list[i] = v.Name
 	}
-	return ortgo.NewDynamicAdvancedSessionWithONNXData(model, []string{input.Name}, names, options)
+	return list
 }
 
 // Score runs the model on x. If ctx ends while it runs, it stops at the next node of the graph.

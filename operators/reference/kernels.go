@@ -2,6 +2,7 @@ package reference
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"gorgonia.org/tensor"
@@ -31,6 +32,20 @@ func kernelOf(n *onnx.Node) (kernel, bool) {
 		run, inputs = where, 3
 	case "MatMul":
 		run = matMul
+	case "Gemm":
+		if len(n.Inputs) == 3 && len(n.Attrs) == 0 { // as the builder writes a layer: xw + c
+			run, inputs = gemm, 3
+		}
+	case "Relu":
+		run, inputs = unary(func(x float64) float64 { return max(x, 0) }), 1
+	case "Tanh":
+		run, inputs = unary(math.Tanh), 1
+	case "Sigmoid":
+		run, inputs = unary(func(x float64) float64 { return 1 / (1 + math.Exp(-x)) }), 1
+	case "Softmax":
+		if n.Int("axis", -1) == 1 {
+			run, inputs = softmax, 1
+		}
 	case "Flatten":
 		run, inputs = flatten, 1
 	case "Reshape":
