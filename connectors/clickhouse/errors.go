@@ -103,6 +103,17 @@ func kindOf(err error) kind {
 	return refused
 }
 
+// closedCause tells closed doors apart; "" is none.
+func closedCause(err error) string {
+	if kindOf(err) != closed {
+		return ""
+	}
+	if code, ok := codeOf(err); ok {
+		return code.String()
+	}
+	return credentials.Cause(err)
+}
+
 // asConfig makes an error that no retry mends one that wraps ErrConfig. Before the first block there is no data that
 // could be at fault.
 func asConfig(err error) error {

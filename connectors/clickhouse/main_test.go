@@ -1,6 +1,7 @@
 package clickhouse
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"path/filepath"
 	"testing"
@@ -19,11 +20,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // startServer runs the embedded ClickHouse on dir and returns it.
 func startServer(t testing.TB, dir, addr string) *embedded.ClickHouse {
 	t.Helper()
+	return startSecured(t, dir, addr, nil)
+}
+
+// startSecured runs it behind TLS.
+func startSecured(t testing.TB, dir, addr string, secured *tls.Config) *embedded.ClickHouse {
+	t.Helper()
 	library, err := native.Resolve(t.Context(), native.LibCHDB, native.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := embedded.StartClickHouse(t.Context(), embedded.ClickHouseConfig{Dir: dir, Library: library, NativeAddr: addr})
+	s, err := embedded.StartClickHouse(t.Context(), embedded.ClickHouseConfig{Dir: dir, Library: library, NativeAddr: addr, TLS: secured})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,8 @@ type Sink struct {
 	writer *writer // nil: not connected
 	buf    proto.Buffer
 	pace   pacer
-	down   bool // the last attempt failed, and the log says so
+	down   bool   // the last attempt failed, and the log says so
+	cause  string // of the closed door that the log tells of
 
 	counters counters
 }
@@ -273,11 +274,12 @@ func (s *Sink) token(t pipeline.Table, b *block) string {
 
 func (s *Sink) backoff() backoff { return backoff{min: s.config.RetryMin, max: s.config.RetryMax} }
 
-// failed and recovered log once per change of state, not once per attempt.
+// failed and recovered log once per change of state, not once per attempt. Another cause of a closed door is a change.
 func (s *Sink) failed(err error) {
 	s.counters.failed(err)
-	if !s.down {
-		s.down = true
+	cause := closedCause(err)
+	if !s.down || cause != "" && cause != s.cause {
+		s.down, s.cause = true, cause
 		s.log.Warn("ClickHouse does not take blocks, trying again", "address", s.config.Address, "error", err)
 	}
 }
