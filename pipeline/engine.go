@@ -108,6 +108,9 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
 
+	if troubled, ok := source.(Troubled); ok {
+		e.status.watch(troubled)
+	}
 	e.status.stage(stageSink)
 	if err := e.sink.Open(ctx); err != nil {
 		return ended(ctx, err)

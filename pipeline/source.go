@@ -18,6 +18,12 @@ type Source interface {
 	Close() error
 }
 
+// Troubled is a [Source] that says why it gets nothing though it is assigned partitions. The engine is not ready meanwhile.
+type Troubled interface {
+	// Trouble is "" if nothing is wrong. It may be called at any time.
+	Trouble() string
+}
+
 // Generation is one assignment of partitions to this member.
 type Generation interface {
 	// Revoked is closed when the assignment ends: the group rebalances, or the member was fenced. Heartbeats go on until

@@ -57,6 +57,7 @@ type assetKey struct {
 type statusBoard struct {
 	mu           sync.Mutex
 	at           stage
+	source       Troubled // nil: it does not say
 	storingSince time.Time
 	assets       map[assetKey]*AssetStatus
 }
@@ -69,6 +70,13 @@ func (b *statusBoard) stage(s stage) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.at = s
+}
+
+// watch has the source asked for its trouble.
+func (b *statusBoard) watch(source Troubled) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.source = source
 }
 
 // storing notes since when a checkpoint is being stored; the zero time is none.
@@ -172,6 +180,10 @@ func (e *Engine) Status() Status {
 		s.Reason = string(b.at)
 	} else if !b.storingSince.IsZero() && time.Since(b.storingSince) > stuckAfter {
 		s.Ready, s.Reason = false, "the sink has not taken a checkpoint since "+b.storingSince.UTC().Format(time.RFC3339)
+	}
+	if s.Ready && b.source != nil {
+		s.Reason = b.source.Trouble()
+		s.Ready = s.Reason == ""
 	}
 	for _, a := range b.assets {
 		s.Assets = append(s.Assets, *a)

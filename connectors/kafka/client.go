@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -225,6 +228,7 @@ type outage struct {
 	grace int // failures that are not worth a line, such as one closed connection
 	fails int
 	cause string
+	board *troubles // may be nil
 }
 
 func (o *outage) failed(err error) {
@@ -234,16 +238,57 @@ func (o *outage) failed(err error) {
 	if another || o.fails == o.grace+1 {
 		o.cause = cause
 	}
+	if o.board != nil && o.fails > o.grace {
+		o.board.set(o, fmt.Sprintf("%s %v: %v", o.what, o.args, err))
+	}
 	if (another || o.fails == o.grace+1) && o.log != nil {
 		o.log.Warn(o.what+": retrying", append(o.args[:len(o.args):len(o.args)], "error", err)...)
 	}
 }
 
 func (o *outage) works() {
+	if o.fails == 0 {
+		return
+	}
 	if o.fails > o.grace && o.log != nil {
 		o.log.Info(o.what+": works again", append(o.args[:len(o.args):len(o.args)], "failures", o.fails)...)
 	}
+	o.end()
+}
+
+// end forgets the trouble of something that is no more.
+func (o *outage) end() {
 	o.fails, o.cause = 0, ""
+	if o.board != nil {
+		o.board.set(o, "")
+	}
+}
+
+// troubles are the outages of a source at the moment. The zero value has none.
+type troubles struct {
+	mu   sync.Mutex
+	text map[*outage]string
+}
+
+func (t *troubles) set(o *outage, text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.text == nil {
+		t.text = map[*outage]string{}
+	}
+	if delete(t.text, o); text != "" {
+		t.text[o] = text
+	}
+}
+
+// first is the first of them in the order of the alphabet, so that it does not change from one look to the next, or "".
+func (t *troubles) first() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.text) == 0 {
+		return ""
+	}
+	return slices.Min(slices.Collect(maps.Values(t.text)))
 }
 
 // missingTries is how often a topic may be unknown before it does not exist: brokers learn of a new topic one by one.

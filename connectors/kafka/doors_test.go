@@ -301,7 +301,7 @@ func TestOpenDoors(t *testing.T) {
 
 // Scenario: while a source reads, its broker comes back with a certificate of another authority and a new password; then
 // ca_file and password_file are renewed.
-// Guarantees: the source waits and says why, each cause once and without the password; with the new files it goes on,
+// Guarantees: the source waits, is in trouble and says why, each cause once and without the password; with the new files it goes on,
 // without a restart, where it was.
 func TestDoorsChangeWhileReading(t *testing.T) {
 	const topic, renewed = "plant.telemetry", canary + "-renewed"
@@ -355,6 +355,9 @@ func TestDoorsChangeWhileReading(t *testing.T) {
 	})
 	defer wait.Wait()
 	log.await(t, "is signed by none of the authorities in ca_file")
+	if got := s.Trouble(); !strings.Contains(got, "is signed by none of the authorities in ca_file") {
+		t.Errorf("want the cause as the source's trouble, got %q", got)
+	}
 	credentialstest.Copy(t, second.File, believe.CAFile)
 	log.await(t, `does not let user`)
 	credentialstest.Copy(t, secret(t, renewed), login.PasswordFile)
@@ -362,6 +365,9 @@ func TestDoorsChangeWhileReading(t *testing.T) {
 	send("2")
 	if r := <-read; len(r.values) != 1 || r.values[0] != 2 {
 		t.Errorf("want the value 2, got %v", r.values)
+	}
+	if got := s.Trouble(); got != "" {
+		t.Errorf("want no trouble any more, got %q", got)
 	}
 	if n := strings.Count(log.String(), "kafka partition: retrying"); n != 2 {
 		t.Errorf("want each of two causes said once, got %d lines:\n%s", n, log)

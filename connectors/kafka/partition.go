@@ -54,6 +54,7 @@ func (p *partition) Close() error {
 		return nil
 	}
 	p.closed = true
+	p.trouble.end()
 	p.rows.Release()
 	return p.fetch.close()
 }

@@ -36,6 +36,7 @@ type Source struct {
 	line     *line
 	current  *generation
 	trouble  outage
+	troubles troubles // of the partitions
 	closed   bool
 
 	mu     sync.Mutex
@@ -71,6 +72,9 @@ func (s *Source) Until(bounds map[int32]int64) {
 	}
 	maps.Copy(s.bounds, bounds)
 }
+
+// Trouble says why a partition gets nothing, though it is retried, or "". It may be called at any time.
+func (s *Source) Trouble() string { return s.troubles.first() }
 
 // Counters gives Stats by name.
 func (s *Source) Counters() map[string]int64 { return s.Stats.Counters() }
@@ -199,6 +203,7 @@ func (s *Source) join(ctx context.Context, t topic) (*generation, error) {
 			rows:    schemas.NewTelemetryBuilder(s.settings.Alloc, s.config.Topic, int32(id)),
 			trouble: outage{
 				log: s.settings.Log, what: "kafka partition", args: []any{"topic", s.config.Topic, "partition", id}, grace: 1,
+				board: &s.troubles,
 			},
 		}
 		g.partitions = append(g.partitions, p)
