@@ -59,6 +59,11 @@ const (
 	UntilEnd      = "end"
 )
 
+// Access is how the brokers are reached. Relative paths start in dir, the folder of the pipeline file.
+func (c *SourceConfig) Access(dir string) Access {
+	return Access{Brokers: c.Brokers, TLS: c.TLS.In(dir), SASL: c.SASL.in(dir)}
+}
+
 // DefaultSourceConfig has every default.
 func DefaultSourceConfig() SourceConfig {
 	return SourceConfig{

@@ -229,7 +229,7 @@ func (d *demo) replay(ctx context.Context, runs []string, prefix string, start t
 		c.Files = append(c.Files, "demo/tep/"+run+".dat.gz")
 	}
 	result, err := d.send(ctx, deploy.Demo, c, replayTarget{
-		brokers: d.brokers, options: replay.Options{Topic: demoTopic, Rate: rate},
+		access: kafka.Access{Brokers: d.brokers}, options: replay.Options{Topic: demoTopic, Rate: rate},
 	})
 	return result.Sent, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,7 +16,7 @@ import (
 
 // replayTarget is where a replay goes, and how fast.
 type replayTarget struct {
-	brokers []string
+	access  kafka.Access
 	options replay.Options
 }
 
@@ -27,7 +28,8 @@ func (e *env) send(ctx context.Context, root fs.FS, c file.Config, t replayTarge
 	}
 	defer func() { err = errors.Join(err, reader.Close()) }()
 	pc := kafka.DefaultProducerConfig()
-	pc.Brokers, pc.Topics, pc.LZ4, pc.Log = t.brokers, []string{t.options.Topic}, true, e.log
+	pc.Brokers, pc.TLS, pc.SASL = t.access.Brokers, t.access.TLS, t.access.SASL
+	pc.Topics, pc.LZ4, pc.Log = []string{t.options.Topic}, true, e.log
 	producer := kafka.NewProducer(pc)
 	defer func() { err = errors.Join(err, producer.Close()) }()
 	if err := producer.Open(ctx); err != nil {
@@ -40,6 +42,7 @@ func (e *env) send(ctx context.Context, root fs.FS, c file.Config, t replayTarge
 type replayOptions struct {
 	file       file.Config
 	target     replayTarget
+	pipeline   string // file
 	partitions int
 	start, end string
 }
@@ -58,7 +61,8 @@ func (e *env) replayCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringSliceVar(&o.target.brokers, "brokers", []string{"127.0.0.1:9092"}, "brokers to start from")
+	f.StringSliceVar(&o.target.access.Brokers, "brokers", []string{"127.0.0.1:9092"}, "brokers to start from")
+	f.StringVar(&o.pipeline, "pipeline", "", "pipeline file whose source says which brokers, with its tls and sasl")
 	f.StringVar(&o.target.options.Topic, "topic", "plant.telemetry", "topic; made if there is none")
 	f.IntVar(&o.partitions, "partitions", 4, "partitions of a topic that is made")
 	f.Float64Var(&o.target.options.Rate, "rate", 0, "messages per second")
@@ -74,6 +78,7 @@ func (e *env) replayCommand() *cobra.Command {
 	f.StringVar(&o.end, "end", "", "time of the last value: now or RFC 3339; default as recorded")
 	c.MarkFlagsMutuallyExclusive("rate", "factor")
 	c.MarkFlagsMutuallyExclusive("start", "end")
+	c.MarkFlagsMutuallyExclusive("brokers", "pipeline")
 	return c
 }
 
@@ -91,11 +96,17 @@ func (e *env) replay(ctx context.Context, o replayOptions) error {
 	for _, f := range o.file.Validate() {
 		return usage(fmt.Errorf("replay: %w", f))
 	}
+	if o.pipeline != "" {
+		var err error
+		if o.target.access, err = e.accessOf(o.pipeline); err != nil {
+			return err
+		}
+	}
 	root := userFiles(".")
 	if err := e.shift(ctx, root, &o); err != nil {
 		return err
 	}
-	if err := kafka.CreateTopic(ctx, o.target.brokers, o.target.options.Topic, o.partitions, nil); err != nil {
+	if err := o.target.access.CreateTopic(ctx, o.target.options.Topic, o.partitions, nil); err != nil {
 		return stopped(ctx, fmt.Errorf("%w: %w", errStart, err))
 	}
 	o.target.options.Progress = func(p replay.Progress) {
@@ -108,6 +119,19 @@ func (e *env) replay(ctx context.Context, o replayOptions) error {
 		err = errors.Join(err, e.print(replayed{o.target.options.Topic, r.Sent, r.First, r.Last, round(r.Took.Seconds(), 3), round(perSecond, 0)}))
 	}
 	return stopped(ctx, err)
+}
+
+// accessOf reads how a pipeline's source reaches its brokers.
+func (e *env) accessOf(path string) (kafka.Access, error) {
+	f, err := e.load(path)
+	if err != nil {
+		return kafka.Access{}, err
+	}
+	c, ok := f.Source.Config.(*kafka.SourceConfig)
+	if !ok {
+		return kafka.Access{}, fmt.Errorf("%w: %s: want a source of kind kafka, got %s", errStart, path, f.Source.Kind)
+	}
+	return c.Access(filepath.Dir(path)), nil
 }
 
 // shift reads the data once to know how many values there are and by how much their times are to be moved.
