@@ -56,6 +56,7 @@ var importers = []struct {
 }{
 	{"pipeline/cli/...", []string{"", "pipeline/cli/..."}, "only main.go imports the command line"},
 	{"pipeline/pipelinetest", nil, "the harness is for tests"},
+	{"connectors/kafka/kafkatest", nil, "the broker that it runs is for tests"},
 	{"bench/...", []string{"bench/..."}, "nothing imports bench"},
 }
 
@@ -208,6 +209,7 @@ func TestArrowsBreak(t *testing.T) {
 		{"bench", "pipeline/cli", "only main.go"},
 		{"pipeline/cli", "bench", "nothing imports bench"},
 		{"operators/align", "pipeline/pipelinetest", "for tests"},
+		{"connectors/kafka", "connectors/kafka/kafkatest", "for tests"},
 		{"elsewhere", "schemas", "no line"},
 	} {
 		if got := arrowFault(c.from, c.imported); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {

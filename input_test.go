@@ -20,8 +20,10 @@ import (
 // Guarantees: what can't be decoded is a dead letter with its bytes, its headers, its place and the reason, the 20 MB in
 // short form; everything else is in telemetry, null and flagged as it should be; the time in 1970 moves no watermark, the
 // unknown tag is counted, and the stream goes on to a score.
-func TestBadInput(t *testing.T) {
-	p := newPlant(t, embeddedServers(t))
+func TestBadInput(t *testing.T) { badInput(t, embeddedServers(t)) }
+
+func badInput(t *testing.T, at addresses) {
+	p := newPlant(t, at)
 	p.makeTopic(t, 1, map[string]string{"max.message.bytes": "33554432"})
 	client, err := kgo.NewClient(kgo.SeedBrokers(p.Kafka...), kgo.DefaultProduceTopic(p.name), kgo.ProducerBatchMaxBytes(32<<20),
 		kgo.MaxBufferedBytes(128<<20), kgo.ConsumeTopics(p.name+"."+schemas.TopicDeadLetters), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),

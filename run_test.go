@@ -26,8 +26,10 @@ var untilEnd = []string{"    format:\n", "      until: end\n    format:\n"}
 // Scenario: four runs of the demo's data at once, with the servers in another process, until all is stored.
 // Guarantees: every value and every window is in its table once, the offsets are committed, and the pipeline's process has
 // never held 1 GiB.
-func TestRunStoresEverything(t *testing.T) {
-	p := newPlant(t, embeddedServers(t), untilEnd...)
+func TestRunStoresEverything(t *testing.T) { runStoresEverything(t, embeddedServers(t)) }
+
+func runStoresEverything(t *testing.T, at addresses) {
+	p := newPlant(t, at, untilEnd...)
 	p.makeTopic(t, 4, nil)
 	p.replay(t, []string{"--start", "2026-01-05T00:00:00Z"}, "d00_te", "d01_te", "d05_te", "d06_te")
 	run := launch(t, "run", "--json", p.file)
@@ -227,8 +229,10 @@ func TestStopDemo(t *testing.T) {
 // Scenario: the pipeline is killed with SIGKILL at three moments of a replay and started again each time.
 // Guarantees: at least once, as the README says: in the end no message is missing from telemetry, and what is there twice has
 // the same place in Kafka.
-func TestKillLosesNothing(t *testing.T) {
-	p := newPlant(t, embeddedServers(t), "interval: 500ms", "interval: 50ms",
+func TestKillLosesNothing(t *testing.T) { killLosesNothing(t, embeddedServers(t)) }
+
+func killLosesNothing(t *testing.T, at addresses) {
+	p := newPlant(t, at, "interval: 500ms", "interval: 50ms",
 		"    format:\n", "      session_timeout: 6s\n      heartbeat_interval: 1s\n    format:\n")
 	p.makeTopic(t, 2, nil)
 	p.replay(t, []string{"--start", "2026-01-05T00:00:00Z"}, "d01_te", "d02_te")

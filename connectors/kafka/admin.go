@@ -86,7 +86,8 @@ func (c *cluster) create(ctx context.Context, name string, partitions, replicati
 	return err
 }
 
-// EndOffsets gives the offset after the last message of each partition. It does not retry.
+// EndOffsets gives the offset after the last message of each partition. Like the functions below it asks again for some
+// seconds while the brokers' answer is one that passes.
 func EndOffsets(ctx context.Context, brokers []string, topic string) (map[int32]int64, error) {
 	_, end, err := newCluster(brokers).offsets(ctx, topic)
 	return end, err
@@ -111,7 +112,11 @@ func Committed(ctx context.Context, brokers []string, group, topic string) (map[
 	}
 	client := c.client(topic)
 	defer closeClient(client)
-	found, err := committed(ctx, client, group, topic, t.partitions())
+	var found map[int32]int64
+	err = patiently(ctx, client, func() (err error) {
+		found, err = committed(ctx, client, group, topic, t.partitions())
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("kafka: group %q, topic %q: %w", group, topic, err)
 	}
@@ -125,11 +130,34 @@ func (c *cluster) offsets(ctx context.Context, topic string) (first, end map[int
 	}
 	client := c.client(topic)
 	defer closeClient(client)
-	first, end, err = offsets(ctx, client, topic, t.partitions())
+	err = patiently(ctx, client, func() (err error) {
+		first, end, err = offsets(ctx, client, topic, t.partitions())
+		return err
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("kafka: topic %q: %w", topic, err)
 	}
 	return first, end, nil
+}
+
+// patientTries are spread over about three seconds. A new topic is known some milliseconds before its leaders lead, and
+// with a cluster's first group its coordinator is only made.
+const patientTries = 8
+
+// patiently asks again while the answer is an error of Kafka's that passes.
+func patiently(ctx context.Context, client *kafka.Client, ask func() error) error {
+	var pause backoff
+	for tries := 1; ; tries++ {
+		err := ask()
+		var answer kafka.Error
+		if !errors.As(err, &answer) || !answer.Temporary() || tries == patientTries {
+			return err
+		}
+		closeClient(client)
+		if pause.wait(ctx) != nil {
+			return err
+		}
+	}
 }
 
 // missing marks an unknown topic as the user's to mend.
