@@ -61,7 +61,7 @@ func (t *TLS) Client(ctx context.Context, conn net.Conn, address string) (net.Co
 	if t == nil {
 		return conn, nil
 	}
-	config, err := t.config(address)
+	config, err := t.Config(address)
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -74,8 +74,8 @@ func (t *TLS) Client(ctx context.Context, conn net.Conn, address string) (net.Co
 	return client, nil
 }
 
-// config reads the files.
-func (t *TLS) config(address string) (*tls.Config, error) {
+// Config reads the files, for a connection to address.
+func (t *TLS) Config(address string) (*tls.Config, error) {
 	c := &tls.Config{ServerName: t.name(address), MinVersion: tls.VersionTLS12}
 	if t.CAFile != "" {
 		text, err := os.ReadFile(t.CAFile)
