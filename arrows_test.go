@@ -89,6 +89,7 @@ var homes = []struct {
 	{"golang.org/x/sync", []string{all}},
 	{"golang.org/x/sys", []string{all}},
 	{"gonum.org/v1/gonum", []string{"operators/train"}},
+	{"gonum.org/v1/plot", []string{"operators/train"}},
 	{"google.golang.org/protobuf", []string{"operators/onnx"}},
 	{"gorgonia.org/tensor", []string{ // the Scorer contract, and those who keep or use it
 		"pipeline", "operators/ort", "operators/reference", "operators/score", "operators/model",

@@ -34,6 +34,8 @@ type Bundle struct {
 	Manifest Manifest
 	ONNX     []byte
 	Golden   Golden
+	// Beside are further files, by name: what people look at and nothing reads.
+	Beside map[string][]byte
 }
 
 // Limits bound what a bundle's files may take in memory.
@@ -126,6 +128,10 @@ func (l Limits) load(fsys fs.FS) (*Bundle, error) {
 			return nil, err
 		}
 		if name != GoldenFile {
+			if b.Beside == nil {
+				b.Beside = map[string][]byte{}
+			}
+			b.Beside[name] = bytes
 			continue
 		}
 		if b.Golden, err = decodeGolden(bytes, &b.Manifest); err != nil {
@@ -233,6 +239,9 @@ func Encode(b *Bundle) (map[string][]byte, error) {
 	}
 	b.Manifest.File.Path, b.Manifest.File.SHA256 = ModelName, sum(b.ONNX)
 	b.Manifest.Files = map[string]string{GoldenFile: sum(golden)}
+	for name, content := range b.Beside {
+		b.Manifest.Files[name] = sum(content)
+	}
 	if err := b.Manifest.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", ManifestFile, err)
 	}
@@ -240,7 +249,11 @@ func Encode(b *Bundle) (map[string][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ManifestFile, err)
 	}
-	files := map[string][]byte{ManifestFile: manifest, ModelName: b.ONNX, GoldenFile: golden}
+	files := map[string][]byte{}
+	for name, content := range b.Beside {
+		files[name] = content
+	}
+	files[ManifestFile], files[ModelName], files[GoldenFile] = manifest, b.ONNX, golden
 	var sums bytes.Buffer
 	for _, name := range sortedKeys(files) {
 		fmt.Fprintf(&sums, "%s  %s\n", sum(files[name]), name)

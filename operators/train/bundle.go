@@ -26,37 +26,41 @@ func (t *Trainer) bundle(f *fitted, files []model.TrainedFile) (*model.Bundle, e
 	if err != nil {
 		return nil, err
 	}
-	last := t.windows[len(t.windows)-1]
-	from := t.windows[0].start
+	b := &model.Bundle{ONNX: graph.Marshal(), Golden: t.golden(f)}
+	b.Manifest = t.manifest(graph, f.scaling, files)
+	b.Manifest.Outputs = model.Outputs{Score: outScore, Scalars: []string{outT2, outQ}, Contrib: outContrib, Expected: outExpected}
+	b.Manifest.Thresholds = f.thresholds
+	b.Manifest.Metrics = map[string]float64{
+		"components": float64(f.pca.a), "variance_share": digits(f.pca.share, limitDigits),
+		"t2_limit": f.t2Limit, "q_limit": f.qLimit,
+		"held_out_windows": float64(len(t.windows)),
+	}
+	// Encoding fills the hashes, and refuses what could not be loaded again.
+	_, err = model.Encode(b)
+	return b, err
+}
+
+// manifest is what every kind of model says of itself.
+func (t *Trainer) manifest(graph *onnx.Model, s scaling, files []model.TrainedFile) model.Manifest {
+	from, to := t.windows[0].start, t.windows[len(t.windows)-1].end
 	for _, w := range t.windows {
 		from = min(from, w.start)
 	}
-	b := &model.Bundle{ONNX: graph.Marshal(), Golden: t.golden(f)}
-	b.Manifest = model.Manifest{
+	m := model.Manifest{
 		Name: t.config.Name, Version: t.config.Version, Licence: t.config.Licence,
 		File:       model.ModelFile{Opset: graph.Opset},
 		Grid:       t.layout.Grid,
 		WindowRows: t.layout.Size, HopRows: t.layout.Hop,
 		MinCoverage: t.config.MinCoverage,
-		Outputs:     model.Outputs{Score: outScore, Scalars: []string{outT2, outQ}, Contrib: outContrib, Expected: outExpected},
-		Thresholds:  f.thresholds,
 		TrainedOn: model.TrainedOn{
 			Files: files, Rows: len(t.windows), Seed: t.config.Seed,
-			From: time.Unix(0, from).UTC(), To: time.Unix(0, last.end).UTC(),
-		},
-		Metrics: map[string]float64{
-			"components": float64(f.pca.a), "variance_share": digits(f.pca.share, limitDigits),
-			"t2_limit": f.t2Limit, "q_limit": f.qLimit,
-			"held_out_windows": float64(len(t.windows)),
+			From: time.Unix(0, from).UTC(), To: time.Unix(0, to).UTC(),
 		},
 	}
 	for i, c := range t.layout.Channels {
-		b.Manifest.Channels = append(b.Manifest.Channels,
-			model.Channel{Tag: c.Tag, Unit: c.Unit, Mean: f.scaling.mean[i], Std: f.scaling.std[i]})
+		m.Channels = append(m.Channels, model.Channel{Tag: c.Tag, Unit: c.Unit, Mean: s.mean[i], Std: s.std[i]})
 	}
-	// Encoding fills the hashes, and refuses what could not be loaded again.
-	_, err = model.Encode(b)
-	return b, err
+	return m
 }
 
 // graph writes the formulas of the package over a batch of N windows. With W = P lambda^-1/2: w = W'z is the scores at

@@ -17,7 +17,10 @@
 // decomposition contribution, in the words of Alcala and Qin, Journal of Process Control 21 (2011). A channel's part is
 // the sum over the window's rows.
 //
-// The same windows and Config give the same bytes on every machine of one architecture: sums run in a fixed order, the
+// Two nets can be trained instead, by ONNX Runtime; what they are is said at their fields of [Config] and, in formulas, at
+// fitAutoencoder and fitClassifier.
+//
+// For a PCA, the same windows and Config give the same bytes on every machine of one architecture: sums run in a fixed order, the
 // signs of P are fixed, and what is stored is rounded.
 package train
 
@@ -38,8 +41,15 @@ type Config struct {
 	Output string `yaml:"output"`
 	// Licence is written into the manifest, as it stands.
 	Licence string `yaml:"licence"`
-	// PCA is the model to fit.
+	// PCA is the model to fit, unless a net is named.
 	PCA PCA `yaml:"pca"`
+	// Autoencoder is fitted instead if it has hidden layers: a net that is to give back its input.
+	Autoencoder Net `yaml:"autoencoder"`
+	// Classifier is fitted instead if it has hidden layers: a net that is to tell the labels apart.
+	Classifier Net `yaml:"classifier"`
+	// Labels gives, for a classifier, the label of each asset, which is the name of its file without extensions unless
+	// train.data.asset says otherwise. One label is normal; a label's probability is stored as p_LABEL.
+	Labels map[string]string `yaml:"labels"`
 	// Quantiles are the shares of normal windows that thresholds are given for, rising. The score is 1 at the first.
 	// Default 0.95, 0.99, 0.995: a quantile q needs some 10/(1-q) windows to be more than a guess.
 	Quantiles []float64 `yaml:"quantiles"`
@@ -48,7 +58,7 @@ type Config struct {
 	Folds int `yaml:"folds"`
 	// MinCoverage is the least share of cells of a window that is learnt from, and later scored. Default 0.9.
 	MinCoverage float64 `yaml:"min_coverage"`
-	// Seed makes the noise of the golden inputs. Default 1.
+	// Seed makes the noise of the golden inputs, and a net's first weights and the order of its windows. Default 1.
 	Seed int64 `yaml:"seed"`
 	// MaxMemory bounds what the windows and their decomposition may take. Default 2GiB.
 	MaxMemory pipeline.Bytes `yaml:"max_memory"`
@@ -65,7 +75,8 @@ type PCA struct {
 // DefaultConfig is a Config without name, version and output, which have no default.
 func DefaultConfig() Config {
 	return Config{
-		PCA: PCA{Variance: 0.9}, Quantiles: []float64{0.95, 0.99, 0.995}, Folds: 5, MinCoverage: 0.9, Seed: 1, MaxMemory: 2 << 30,
+		PCA: PCA{Variance: 0.9}, Autoencoder: defaultNet(), Classifier: defaultNet(), Quantiles: []float64{0.95, 0.99, 0.995}, Folds: 5,
+		MinCoverage: 0.9, Seed: 1, MaxMemory: 2 << 30,
 	}
 }
 
@@ -90,6 +101,7 @@ func (c *Config) Validate() []pipeline.Fault {
 	if c.PCA.Components == 0 && !(c.PCA.Variance > 0 && c.PCA.Variance < 1) {
 		fault("pca.variance", "want a share between 0 and 1, got %v", c.PCA.Variance)
 	}
+	faults = append(faults, c.validateNets()...)
 	if len(c.Quantiles) == 0 {
 		fault("quantiles", "want at least one")
 	}
@@ -109,6 +121,37 @@ func (c *Config) Validate() []pipeline.Fault {
 	}
 	if c.MaxMemory < 1<<20 {
 		fault("max_memory", "want 1MiB or more, got %d bytes", c.MaxMemory)
+	}
+	return faults
+}
+
+// LabelNormal is the label of normal operation.
+const LabelNormal = "normal"
+
+// validateNets reports the faults of the net that is to be trained.
+func (c *Config) validateNets() (faults []pipeline.Fault) {
+	if len(c.Autoencoder.Hidden) > 0 {
+		faults = append(faults, prefixed("autoencoder", c.Autoencoder.validate)...)
+	}
+	if len(c.Classifier.Hidden) == 0 {
+		if len(c.Labels) > 0 {
+			faults = append(faults, pipeline.Faultf("labels", "want none without a classifier, got %d", len(c.Labels)))
+		}
+		return faults
+	}
+	faults = append(faults, prefixed("classifier", c.Classifier.validate)...)
+	if len(c.Autoencoder.Hidden) > 0 {
+		faults = append(faults, pipeline.Faultf("classifier", "want one model to fit, got an autoencoder too"))
+	}
+	kinds := map[string]bool{}
+	for asset, label := range c.Labels {
+		if !model.PlainName(label) {
+			faults = append(faults, pipeline.Faultf("labels."+asset, "want letters, digits, '.', '-' and '_', got %q", label))
+		}
+		kinds[label] = true
+	}
+	if !kinds[LabelNormal] || len(kinds) < 2 {
+		faults = append(faults, pipeline.Faultf("labels", "want %s and another label, got %d", LabelNormal, len(kinds)))
 	}
 	return faults
 }

@@ -30,6 +30,7 @@ type Trainer struct {
 	layout  schemas.Layout
 	windows []window
 	skipped int // windows that were cut or hold too little
+	runtime Runtime
 }
 
 // New makes a Trainer for windows of a layout.
@@ -170,6 +171,17 @@ func (t *Trainer) fit(ctx context.Context, files []model.TrainedFile) (*model.Bu
 	if err := t.enough(len(t.windows)); err != nil {
 		return nil, err
 	}
+	switch {
+	case len(t.config.Autoencoder.Hidden) > 0:
+		return t.fitAutoencoder(ctx, files)
+	case len(t.config.Classifier.Hidden) > 0:
+		return t.fitClassifier(ctx, files)
+	}
+	return t.fitComponents(ctx, files)
+}
+
+// fitComponents fits a PCA.
+func (t *Trainer) fitComponents(ctx context.Context, files []model.TrainedFile) (*model.Bundle, error) {
 	held, err := t.heldOut(ctx)
 	if err != nil {
 		return nil, err
@@ -237,7 +249,7 @@ func (t *Trainer) heldOut(ctx context.Context) (held, error) {
 		}
 		lo, hi := k*n/t.config.Folds, (k+1)*n/t.config.Folds
 		block := t.windows[lo:hi]
-		rest := apart(t.windows, lo, hi)
+		rest := apart(t.windows, lo, hi, 0)
 		if len(rest) < 2 {
 			return h, fmt.Errorf("fold %d of %d: want windows that share no time with it, got %d", k+1, t.config.Folds, len(rest))
 		}
@@ -255,13 +267,14 @@ func (t *Trainer) heldOut(ctx context.Context) (held, error) {
 	return h, nil
 }
 
-// apart returns the windows outside lo to hi that share no time with it: where windows overlap, a neighbour of the block
-// holds the block's own rows.
-func apart(windows []window, lo, hi int) []window {
+// apart returns the windows outside lo to hi that end gap before it or begin gap after it. Even with a gap of 0 they share
+// no time with it: where windows overlap, a neighbour of the block holds the block's own rows.
+func apart(windows []window, lo, hi int, gap time.Duration) []window {
 	from, to := windows[lo].start, windows[lo].end
 	for _, w := range windows[lo:hi] {
 		from, to = min(from, w.start), max(to, w.end)
 	}
+	from, to = from-int64(gap), to+int64(gap)
 	var rest []window
 	for i, w := range windows {
 		if (i < lo || i >= hi) && (w.end <= from || w.start >= to) {

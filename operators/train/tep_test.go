@@ -157,20 +157,29 @@ func windows(t testing.TB, mem memory.Allocator, l schemas.Layout, samples []sam
 // fit trains on samples, handed over in records of at most per rows.
 func fit(t testing.TB, c train.Config, l schemas.Layout, samples []sample, per int, files ...model.TrainedFile) (*model.Bundle, error) {
 	t.Helper()
-	mem := pipelinetest.NewAllocator(t)
 	trainer, err := train.New(c, l)
 	if err != nil {
 		return nil, err
 	}
+	if err := add(t, trainer, l, samples, per); err != nil {
+		return nil, err
+	}
+	return trainer.Fit(context.Background(), files)
+}
+
+// add hands samples over in records of at most per rows.
+func add(t testing.TB, trainer *train.Trainer, l schemas.Layout, samples []sample, per int) error {
+	t.Helper()
+	mem := pipelinetest.NewAllocator(t)
 	for lo := 0; lo < len(samples); lo += per {
 		rec := windows(t, mem, l, samples[lo:min(lo+per, len(samples))])
 		err := trainer.Add(rec)
 		rec.Release()
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return trainer.Fit(context.Background(), files)
+	return nil
 }
 
 // trainTEP trains as the demo does, from the folder of runs in fsys.

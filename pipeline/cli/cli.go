@@ -127,9 +127,13 @@ func (e *env) print(v any) error {
 
 // progress writes a line for people: to standard output, or to standard error where that is for JSON.
 func (e *env) progress(format string, args ...any) {
-	out := e.Out
+	fmt.Fprintf(e.stream(), format+"\n", args...)
+}
+
+// stream is where lines for people go.
+func (e *env) stream() io.Writer {
 	if e.json {
-		out = e.Err
+		return e.Err
 	}
-	fmt.Fprintf(out, format+"\n", args...)
+	return e.Out
 }

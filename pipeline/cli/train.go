@@ -15,6 +15,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/spf13/cobra"
 	"github.com/tailrace/tailrace/connectors/file"
+	"github.com/tailrace/tailrace/deploy/native"
 	"github.com/tailrace/tailrace/operators/model"
 	"github.com/tailrace/tailrace/operators/train"
 	"github.com/tailrace/tailrace/pipeline"
@@ -112,6 +113,13 @@ func (e *env) fit(ctx context.Context, plan pipeline.Plan, steps []pipeline.Step
 	if trainer, err = train.New(section.Model, layout); err != nil {
 		return nil, err
 	}
+	shown := &passes{env: e}
+	trainer.WithRuntime(train.Runtime{
+		Library: func(ctx context.Context) (string, error) {
+			return native.Resolve(ctx, native.ONNXRuntime, native.Options{Progress: e.fetching()})
+		},
+		Progress: shown.show,
+	})
 	e.progress("reading %d file(s)", len(section.Data.Files))
 	var values int64
 	err = offline.Run(ctx, func(ctx context.Context) (arrow.Record, error) {
@@ -125,6 +133,7 @@ func (e *env) fit(ctx context.Context, plan pipeline.Plan, steps []pipeline.Step
 		return nil, err
 	}
 	e.progress("read %d values; fitting", values)
+	defer shown.done()
 	return trainer.Fit(ctx, files)
 }
 
