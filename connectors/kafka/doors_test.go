@@ -189,25 +189,31 @@ func TestClosedDoors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			log := newJournal()
-			config := DefaultSourceConfig()
-			config.Brokers, config.Topic, config.TLS, config.SASL = c.brokers, "plant.telemetry", c.tls, c.sasl
-			s, err := NewSource(config, pipeline.Settings{Pipeline: "p", Log: log.log(), Alloc: memory.DefaultAllocator}, newDigits)
-			ok(t, err)
-			_, err = s.Next(tenSeconds(t))
-			refused(t, err, c.want, log)
-			ok(t, s.Close())
-
-			out := DefaultPublisherConfig()
-			out.Brokers, out.TLS, out.SASL = config.Brokers, c.tls, c.sasl
-			p, err := NewPublisher(out, pipeline.Settings{Pipeline: "p", Log: log.log()})
-			ok(t, err)
-			refused(t, p.Open(tenSeconds(t)), c.want, log)
-			ok(t, p.Close())
-			err = Access{Brokers: config.Brokers, TLS: c.tls, SASL: c.sasl}.CreateTopic(tenSeconds(t), "new", 1, nil)
-			refused(t, err, c.want, log)
+			turnedAway(t, c.brokers, c.tls, c.sasl, c.want)
 		})
 	}
+}
+
+// turnedAway starts a source, a publisher and an admin before a closed door.
+func turnedAway(t *testing.T, brokers []string, believe *credentials.TLS, user *SASL, want string) {
+	t.Helper()
+	log := newJournal()
+	config := DefaultSourceConfig()
+	config.Brokers, config.Topic, config.TLS, config.SASL = brokers, "plant.telemetry", believe, user
+	s, err := NewSource(config, pipeline.Settings{Pipeline: "p", Log: log.log(), Alloc: memory.DefaultAllocator}, newDigits)
+	ok(t, err)
+	_, err = s.Next(tenSeconds(t))
+	refused(t, err, want, log)
+	ok(t, s.Close())
+
+	out := DefaultPublisherConfig()
+	out.Brokers, out.TLS, out.SASL = config.Brokers, believe, user
+	p, err := NewPublisher(out, pipeline.Settings{Pipeline: "p", Log: log.log()})
+	ok(t, err)
+	refused(t, p.Open(tenSeconds(t)), want, log)
+	ok(t, p.Close())
+	err = Access{Brokers: config.Brokers, TLS: believe, SASL: user}.CreateTopic(tenSeconds(t), "new", 1, nil)
+	refused(t, err, want, log)
 }
 
 // Scenario: a user who lacks one ACL of those that a source and a publisher need.
@@ -235,27 +241,32 @@ func TestMissingACLs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := doored(t, server, c.acls...)
-			log := newJournal()
-			access := &credentials.TLS{CAFile: ours.File}
 			user := &SASL{Mechanism: SASLScramSHA512, User: "plant", PasswordFile: secret(t, canary)}
-			if c.publishes {
-				config := DefaultPublisherConfig()
-				config.Brokers, config.TLS, config.SASL, config.Prefix = b.addrs(), access, user, c.prefix
-				p, err := NewPublisher(config, pipeline.Settings{Pipeline: "p", Log: log.log()})
-				ok(t, err)
-				refused(t, p.Open(tenSeconds(t)), c.want, log)
-				ok(t, p.Close())
-				return
-			}
-			config := DefaultSourceConfig()
-			config.Brokers, config.Topic, config.TLS, config.SASL = b.addrs(), topic, access, user
-			s, err := NewSource(config, pipeline.Settings{Pipeline: "p", Log: log.log(), Alloc: memory.DefaultAllocator}, newDigits)
-			ok(t, err)
-			_, err = s.Next(tenSeconds(t))
-			refused(t, err, c.want, log)
-			ok(t, s.Close())
+			lacks(t, Access{b.addrs(), &credentials.TLS{CAFile: ours.File}, user}, c.publishes, c.prefix, c.want)
 		})
 	}
+}
+
+// lacks starts a publisher, or else a source of plant.telemetry in the group tailrace.p.
+func lacks(t *testing.T, a Access, publishes bool, prefix, want string) {
+	t.Helper()
+	log := newJournal()
+	if publishes {
+		config := DefaultPublisherConfig()
+		config.Brokers, config.TLS, config.SASL, config.Prefix = a.Brokers, a.TLS, a.SASL, prefix
+		p, err := NewPublisher(config, pipeline.Settings{Pipeline: "p", Log: log.log()})
+		ok(t, err)
+		refused(t, p.Open(tenSeconds(t)), want, log)
+		ok(t, p.Close())
+		return
+	}
+	config := DefaultSourceConfig()
+	config.Brokers, config.Topic, config.TLS, config.SASL = a.Brokers, "plant.telemetry", a.TLS, a.SASL
+	s, err := NewSource(config, pipeline.Settings{Pipeline: "p", Log: log.log(), Alloc: memory.DefaultAllocator}, newDigits)
+	ok(t, err)
+	_, err = s.Next(tenSeconds(t))
+	refused(t, err, want, log)
+	ok(t, s.Close())
 }
 
 // Scenario: telemetry goes through every mechanism and a client certificate, from a producer to a source that has just the
