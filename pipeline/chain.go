@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
 )
@@ -30,6 +31,16 @@ type chain struct {
 	ops      []Operator
 	emitters []stepEmitter
 	schemas  []*arrow.Schema // what each step gives
+
+	spent  []stepTime    // since the last takeSpent
+	nested time.Duration // of the calls that the running call has made to later steps
+}
+
+// stepTime is what one step has used: its own time, without that of the steps it emitted to, and the rows it was given.
+type stepTime struct {
+	step string
+	took time.Duration
+	rows int64
 }
 
 // chainOutput takes what leaves the chain. It owns the batches it is given.
@@ -51,6 +62,7 @@ func newChain(steps []Step, settings Settings, in *arrow.Schema, out chainOutput
 			continue
 		}
 		c.ops = append(c.ops, op)
+		c.spent = append(c.spent, stepTime{step: s.Name})
 	}
 	if len(faults) > 0 {
 		return nil, errors.Join(append(faults, c.close())...)
@@ -82,12 +94,25 @@ func (e stepEmitter) Emit(ctx context.Context, output Output, batch arrow.Record
 		return e.out.rows(ctx, batch)
 	}
 	defer batch.Release()
-	return e.chain.call(e.next, func(op Operator, out Emitter) error { return op.Process(ctx, batch, out) })
+	return e.chain.give(ctx, e.next, batch)
 }
 
-// call calls one step and says whose error it was. An error that passed through a later step names that step already.
+// give has one step process a batch.
+func (c *chain) give(ctx context.Context, i int, batch arrow.Record) error {
+	c.spent[i].rows += batch.NumRows()
+	return c.call(i, func(op Operator, out Emitter) error { return op.Process(ctx, batch, out) })
+}
+
+// call calls one step, times it, and says whose error it was. An error that passed through a later step names that step
+// already.
 func (c *chain) call(i int, f func(Operator, Emitter) error) error {
+	outer := c.nested
+	c.nested = 0
+	started := time.Now()
 	err := f(c.ops[i], c.emitters[i])
+	took := time.Since(started)
+	c.spent[i].took += took - c.nested
+	c.nested = outer + took
 	var named *StepError
 	if err == nil || errors.As(err, &named) {
 		return err
@@ -95,8 +120,14 @@ func (c *chain) call(i int, f func(Operator, Emitter) error) error {
 	return &StepError{Index: i, Name: c.steps[i].Name, Err: err}
 }
 
-func (c *chain) process(ctx context.Context, batch arrow.Record) error {
-	return c.call(0, func(op Operator, out Emitter) error { return op.Process(ctx, batch, out) })
+func (c *chain) process(ctx context.Context, batch arrow.Record) error { return c.give(ctx, 0, batch) }
+
+// takeSpent calls f with what each step has used since the last time.
+func (c *chain) takeSpent(f func(stepTime)) {
+	for i := range c.spent {
+		f(c.spent[i])
+		c.spent[i].took, c.spent[i].rows = 0, 0
+	}
 }
 
 // advance tells the steps in order, so that what an earlier one emits is in the later one before its own turn.

@@ -108,6 +108,9 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
 
+	e.metrics.watch("sink", e.sink)
+	e.metrics.watch("publisher", e.publisher)
+	e.metrics.watch("source", source)
 	if troubled, ok := source.(Troubled); ok {
 		e.status.watch(troubled)
 	}

@@ -199,15 +199,20 @@ func (g *generation) store(ctx context.Context, harvests []harvest) error {
 			return fmt.Errorf("checkpoint %d: %d rows not stored: %w", cp.Seq, rows, err)
 		}
 	}
-	e.metrics.stored(cp, time.Now())
+	inserted := time.Now()
+	e.metrics.stage("insert", inserted.Sub(started))
+	e.metrics.stored(cp, inserted)
 	e.status.stored(cp)
 	if err := e.publisher.Flush(ctx); err != nil {
 		return fmt.Errorf("checkpoint %d: events and dead letters not acknowledged: %w", cp.Seq, err)
 	}
+	flushed := time.Now()
+	e.metrics.stage("flush", flushed.Sub(inserted))
 	if len(next) > 0 {
 		if err := g.group.Commit(ctx, next); err != nil {
 			return fmt.Errorf("checkpoint %d: %w: %w", cp.Seq, errNotCommitted, err)
 		}
+		e.metrics.stage("commit", time.Since(flushed))
 	}
 	e.metrics.checkpoint(time.Since(started))
 	return nil

@@ -28,6 +28,9 @@ type Metrics struct {
 	storedRows  *prometheus.CounterVec
 	checkpoints prometheus.Histogram
 	appendToIns prometheus.Histogram
+	stepTime    *prometheus.CounterVec
+	stepRows    *prometheus.CounterVec
+	stages      *prometheus.HistogramVec
 
 	budget atomic.Pointer[budget]
 
@@ -67,6 +70,13 @@ func newMetrics() *Metrics {
 		appendToIns: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "tailrace_append_to_insert_seconds", Help: "Time from an append in Kafka to the acknowledged insert, once for each append time of a batch.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 2, 16)}),
+		stepTime: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tailrace_step_seconds_total", Help: "Time that a step used itself, without the steps it emits to."}, []string{"step"}),
+		stepRows: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tailrace_step_rows_total", Help: "Rows that a step was given."}, []string{"step"}),
+		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "tailrace_stage_seconds", Help: "Time of the stages around the steps: decode a delivery; insert, flush and commit a checkpoint.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 18)}, []string{"stage"}),
 		latency: hdrhistogram.New(1, latencyMax, 3),
 		rows:    map[Table]int64{},
 	}
@@ -77,9 +87,46 @@ func newMetrics() *Metrics {
 		Name: "tailrace_memory_limit_waits", Help: "Reads of this group generation that waited because limits.memory was reached."},
 		func() float64 { return m.ofBudget(func(b *budget) int64 { return b.waited.Load() }) })
 	m.Registry.MustRegister(held, waits, m.messages, m.bytes, m.lag, m.eventTime, m.lateRows, m.drops, m.deadLetters, m.eventCount,
-		m.storedRows, m.checkpoints, m.appendToIns, collectors.NewGoCollector(),
+		m.storedRows, m.checkpoints, m.appendToIns, m.stepTime, m.stepRows, m.stages, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// Counted is a Source, Sink or Publisher that counts what it does and the limits that it hits. Counters may be called at
+// any time; its keys are lower_snake_case, and its values only grow.
+type Counted interface {
+	Counters() map[string]int64
+}
+
+// watch has the counters of a component asked at every scrape, as tailrace_COMPONENT_total with the label what.
+func (m *Metrics) watch(component string, of any) {
+	if counted, ok := of.(Counted); ok {
+		m.Registry.MustRegister(counters{counted, prometheus.NewDesc("tailrace_"+component+"_total",
+			"What the "+component+" did, and the limits that it hit, by what.", []string{"what"}, nil)})
+	}
+}
+
+// counters asks a component at a scrape.
+type counters struct {
+	of   Counted
+	desc *prometheus.Desc
+}
+
+func (c counters) Describe(to chan<- *prometheus.Desc) { to <- c.desc }
+
+func (c counters) Collect(to chan<- prometheus.Metric) {
+	for what, n := range c.of.Counters() {
+		to <- prometheus.MustNewConstMetric(c.desc, prometheus.CounterValue, float64(n), what)
+	}
+}
+
+func (m *Metrics) step(s stepTime) {
+	m.stepTime.WithLabelValues(s.step).Add(s.took.Seconds())
+	m.stepRows.WithLabelValues(s.step).Add(float64(s.rows))
+}
+
+func (m *Metrics) stage(name string, took time.Duration) {
+	m.stages.WithLabelValues(name).Observe(took.Seconds())
 }
 
 func (m *Metrics) watchBudget(b *budget) { m.budget.Store(b) }
@@ -97,6 +144,9 @@ func (m *Metrics) read(partition int32, d Delivery, watermark int64) {
 	m.bytes.WithLabelValues(label).Add(float64(d.Bytes))
 	m.lag.WithLabelValues(label).Set(float64(d.Lag))
 	m.eventTime.WithLabelValues(label).Set(float64(watermark) / 1e9)
+	if d.Messages > 0 {
+		m.stage("decode", d.Decode)
+	}
 }
 
 func (m *Metrics) late(rows int) { m.lateRows.Add(float64(rows)) }

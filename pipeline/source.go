@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/tailrace/tailrace/schemas/formats"
@@ -52,14 +53,15 @@ type Partition interface {
 
 // Delivery is what one Read gives. The receiver owns it.
 type Delivery struct {
-	Batch    arrow.Record // telemetry.v1; nil if there are no rows
-	Dead     []DeadLetter // messages that were refused, in offset order
-	First    int64        // offset of the first message looked at
-	Next     int64        // offset after the last: everything in [First, Next) is in Batch, in Dead, or never was
-	Messages int          // data messages in [First, Next)
-	Bytes    int64        // what the delivery holds in memory
-	CaughtUp bool         // the partition's end was reached when the messages were fetched
-	Lag      int64        // messages between Next and the partition's end, as last seen
+	Batch    arrow.Record  // telemetry.v1; nil if there are no rows
+	Dead     []DeadLetter  // messages that were refused, in offset order
+	First    int64         // offset of the first message looked at
+	Next     int64         // offset after the last: everything in [First, Next) is in Batch, in Dead, or never was
+	Messages int           // data messages in [First, Next)
+	Bytes    int64         // what the delivery holds in memory
+	Decode   time.Duration // how long decoding took, without waiting for the broker
+	CaughtUp bool          // the partition's end was reached when the messages were fetched
+	Lag      int64         // messages between Next and the partition's end, as last seen
 }
 
 // Release gives the batch back.

@@ -191,6 +191,7 @@ func (t *task) take(ctx context.Context, r reading) error {
 	t.pending.moved = t.pending.moved || r.Next != t.pending.next
 	t.pending.next = r.Next
 	t.metrics.read(t.part.ID(), r.Delivery, t.flow.clock.value)
+	t.flow.chain.takeSpent(t.metrics.step)
 	return nil
 }
 

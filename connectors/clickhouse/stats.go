@@ -64,3 +64,16 @@ func (s *Sink) Stats() Stats {
 	snapshot.Tables = maps.Clone(snapshot.Tables)
 	return snapshot
 }
+
+// Counters gives all that only grows by name, for metrics: per table rows, blocks, bytes, retries and microseconds, and how
+// long inserts_per_second held inserts back.
+func (s *Sink) Counters() map[string]int64 {
+	stats := s.Stats()
+	all := map[string]int64{"inserts_held_back_microseconds": stats.Waited.Microseconds()}
+	for table, t := range stats.Tables {
+		name := string(table)
+		all[name+"_rows"], all[name+"_blocks"], all[name+"_bytes"] = t.Rows, t.Blocks, t.Bytes
+		all[name+"_retries"], all[name+"_microseconds"] = t.Retries, t.Took.Microseconds()
+	}
+	return all
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	kafka "github.com/segmentio/kafka-go"
@@ -142,6 +143,7 @@ func (p *partition) outOfRange(ctx context.Context) error {
 // deliver decodes messages of the response. What stops it early is left in fault; an error is of the decoder itself.
 func (p *partition) deliver() (pipeline.Delivery, error) {
 	f, c := p.fetch, &p.source.config
+	started := time.Now()
 	d := pipeline.Delivery{First: f.next}
 	m := &p.message
 	var taken int
@@ -180,6 +182,7 @@ func (p *partition) deliver() (pipeline.Delivery, error) {
 		d.Batch = p.rows.NewRecord()
 		d.Bytes += recordBytesHeld(d.Batch)
 	}
+	d.Decode = time.Since(started)
 	return d, nil
 }
 
