@@ -81,6 +81,8 @@ func (c *LimitsConfig) Validate() []Fault {
 type HTTPConfig struct {
 	// Address is host:port. Default 127.0.0.1:9464; "" serves nothing.
 	Address string `yaml:"address"`
+	// PProf serves Go's profiles under /debug/pprof/ as well. Default false: a profile tells much, and costs while it runs.
+	PProf bool `yaml:"pprof"`
 }
 
 // DefaultHTTP is the section's default.

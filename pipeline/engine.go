@@ -52,8 +52,14 @@ func New(plan Plan, env Env) *Engine {
 
 func (e *Engine) settings() Settings {
 	return Settings{
-		Pipeline: e.plan.ID, Dir: e.plan.Dir, Alloc: e.env.Alloc, Log: e.env.Log, Drops: e.metrics, Scorers: e.scorers,
+		Pipeline: e.plan.ID, Dir: e.plan.Dir, Alloc: e.env.Alloc, Log: e.env.Log, Drops: engineDrops{e.metrics, e.status}, Scorers: e.scorers,
 	}
+}
+
+// engineDrops counts dropped rows in the metrics and, by asset, in the status.
+type engineDrops struct {
+	*Metrics
+	*statusBoard
 }
 
 // nothing takes what a chain that is only checked would give.

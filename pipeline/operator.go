@@ -79,9 +79,21 @@ type Drops interface {
 	Drop(step, reason string, rows int)
 }
 
+// AssetDrops is a Drops that also keeps, for status, whose rows they were.
+type AssetDrops interface {
+	DropAsset(partition int32, asset, reason string, rows int)
+}
+
 // Drop counts rows of this step that go no further.
 func (s *Settings) Drop(reason string, rows int) {
 	if s.Drops != nil && rows > 0 {
 		s.Drops.Drop(s.Step, reason, rows)
+	}
+}
+
+// DropAsset says whose rows some of those that Drop counts were. A step calls it a few times a batch, not for every row.
+func (s *Settings) DropAsset(asset, reason string, rows int) {
+	if d, ok := s.Drops.(AssetDrops); ok && rows > 0 {
+		d.DropAsset(s.Partition, asset, reason, rows)
 	}
 }

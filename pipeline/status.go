@@ -2,7 +2,10 @@ package pipeline
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,7 +37,17 @@ type Status struct {
 	Ready    bool          `json:"ready"`
 	Reason   string        `json:"reason,omitempty"` // why it is not ready
 	Assets   []AssetStatus `json:"assets"`
+	// Dead are the messages of each partition that could not be decoded. Nobody knows what asset they were of.
+	Dead map[int32]int64 `json:"dead_letters,omitempty"`
+	// Untracked is how many rows were of assets beyond those that the status keeps.
+	Untracked int64 `json:"untracked_rows,omitempty"`
 }
+
+// maxStatusAssets is how many assets the status keeps: some 30 MB, and more than anybody reads.
+const maxStatusAssets = 100_000
+
+// silentAfter is how long an asset may send nothing before the status calls it silent.
+const silentAfter = time.Minute
 
 // AssetStatus says how far one asset's data has come.
 type AssetStatus struct {
@@ -44,8 +57,13 @@ type AssetStatus struct {
 	LastRead   time.Time `json:"last_read"`            // newest event time read
 	LastWindow time.Time `json:"last_window,omitzero"` // end of the newest window judged
 	LastScore  *float32  `json:"last_score"`           // of that window; null with a reason
-	Reason     string    `json:"reason,omitempty"`     // why it has no score
-	LastStored time.Time `json:"last_stored,omitzero"` // newest event time stored
+	Reason     string    `json:"reason,omitempty"`     // why that window has no score
+	Why        string    `json:"why,omitempty"`        // why the asset is not scored, in a sentence; "" if it is
+	LastSeen   time.Time `json:"last_seen"`            // by the program's clock, when rows were read last
+
+	// Dropped are values that no window holds, by reason.
+	Dropped    map[string]int64 `json:"dropped,omitempty"`
+	LastStored time.Time        `json:"last_stored,omitzero"` // newest event time stored
 }
 
 type assetKey struct {
@@ -60,10 +78,12 @@ type statusBoard struct {
 	source       Troubled // nil: it does not say
 	storingSince time.Time
 	assets       map[assetKey]*AssetStatus
+	deadLetters  map[int32]int64
+	untracked    int64
 }
 
 func newStatusBoard() *statusBoard {
-	return &statusBoard{at: stageStarting, assets: map[assetKey]*AssetStatus{}}
+	return &statusBoard{at: stageStarting, assets: map[assetKey]*AssetStatus{}, deadLetters: map[int32]int64{}}
 }
 
 func (b *statusBoard) stage(s stage) {
@@ -86,14 +106,36 @@ func (b *statusBoard) storing(since time.Time) {
 	b.storingSince = since
 }
 
+// asset returns the status of an asset, or nil if there are too many to keep it.
 func (b *statusBoard) asset(partition int32, name string) *AssetStatus {
 	key := assetKey{partition, name}
 	s := b.assets[key]
-	if s == nil {
+	if s == nil && len(b.assets) < maxStatusAssets {
 		s = &AssetStatus{Asset: name, Partition: partition}
 		b.assets[key] = s
 	}
 	return s
+}
+
+// DropAsset implements AssetDrops.
+func (b *statusBoard) DropAsset(partition int32, asset, reason string, rows int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.asset(partition, asset)
+	if s == nil {
+		return
+	}
+	if s.Dropped == nil {
+		s.Dropped = map[string]int64{}
+	}
+	s.Dropped[reason] += int64(rows)
+}
+
+// dead counts messages of a partition that could not be decoded.
+func (b *statusBoard) dead(partition int32, messages int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.deadLetters[partition] += int64(messages)
 }
 
 // perAsset calls f once for each asset of a telemetry batch, with its number of rows and newest event time.
@@ -120,10 +162,16 @@ func perAsset(batch arrow.Record, f func(asset string, rows int64, newest int64)
 func (b *statusBoard) read(partition int32, batch arrow.Record) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	now := time.Now().UTC()
 	perAsset(batch, func(asset string, rows, newest int64) {
 		s := b.asset(partition, asset)
+		if s == nil {
+			b.untracked += rows
+			return
+		}
 		s.Rows += rows
 		s.LastRead = later(s.LastRead, newest)
+		s.LastSeen = now
 	})
 }
 
@@ -133,8 +181,9 @@ func (b *statusBoard) stored(cp *Checkpoint) {
 	for _, part := range cp.Parts[Telemetry] {
 		for _, batch := range part.Batches {
 			perAsset(batch, func(asset string, _, newest int64) {
-				s := b.asset(part.Partition, asset)
-				s.LastStored = later(s.LastStored, newest)
+				if s := b.asset(part.Partition, asset); s != nil {
+					s.LastStored = later(s.LastStored, newest)
+				}
 			})
 		}
 	}
@@ -153,6 +202,9 @@ func (b *statusBoard) scored(partition int32, batch arrow.Record) {
 	scores := batch.Column(schemas.PredScore).(*array.Float32)
 	for i := range int(batch.NumRows()) {
 		s := b.asset(partition, assets.Dictionary().(*array.String).Value(assets.GetValueIndex(i)))
+		if s == nil {
+			continue
+		}
 		s.LastWindow = later(s.LastWindow, int64(ends.Value(i)))
 		s.Reason = reasons.Dictionary().(*array.String).Value(reasons.GetValueIndex(i))
 		s.LastScore = nil
@@ -170,6 +222,49 @@ func later(t time.Time, ns int64) time.Time {
 	return t
 }
 
+// sentences say what the reason of a window without a score means.
+var sentences = map[string]string{
+	schemas.ReasonInsufficientData: "low coverage: too few channels held a value in the last window",
+	schemas.ReasonCutStart:         "its data began inside the last window",
+	schemas.ReasonCutEnd:           "its data ended inside the last window",
+	schemas.ReasonModelFault:       "the model gave no finite score",
+}
+
+// why says why an asset is not scored, or, at now, no longer. It is "" if the newest window has a score.
+func why(a *AssetStatus, now time.Time) string {
+	var parts []string
+	switch {
+	case a.LastWindow.IsZero() && a.Rows == dropped(a):
+		parts = append(parts, "none of its values can be used")
+	case a.LastWindow.IsZero():
+		parts = append(parts, "no window has closed yet")
+	case a.LastScore == nil:
+		text, ok := sentences[a.Reason]
+		if !ok {
+			text = a.Reason
+		}
+		parts = append(parts, text)
+	}
+	if silent := now.Sub(a.LastSeen); !a.LastSeen.IsZero() && silent > silentAfter {
+		parts = append(parts, "no data for "+silent.Round(time.Second).String())
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	for _, reason := range slices.Sorted(maps.Keys(a.Dropped)) {
+		parts = append(parts, fmt.Sprintf("%d values %s", a.Dropped[reason], reason))
+	}
+	return strings.Join(parts, "; ")
+}
+
+func dropped(a *AssetStatus) int64 {
+	var n int64
+	for _, rows := range a.Dropped {
+		n += rows
+	}
+	return n
+}
+
 // Status says how far the pipeline and each of its assets have come.
 func (e *Engine) Status() Status {
 	b := e.status
@@ -185,9 +280,14 @@ func (e *Engine) Status() Status {
 		s.Reason = b.source.Trouble()
 		s.Ready = s.Reason == ""
 	}
+	now := time.Now()
 	for _, a := range b.assets {
-		s.Assets = append(s.Assets, *a)
+		shown := *a
+		shown.Dropped = maps.Clone(a.Dropped)
+		shown.Why = why(&shown, now)
+		s.Assets = append(s.Assets, shown)
 	}
+	s.Dead, s.Untracked = maps.Clone(b.deadLetters), b.untracked
 	slices.SortFunc(s.Assets, func(x, y AssetStatus) int {
 		return cmp.Or(cmp.Compare(x.Asset, y.Asset), cmp.Compare(x.Partition, y.Partition))
 	})

@@ -182,6 +182,7 @@ func (t *task) take(ctx context.Context, r reading) error {
 			return err
 		}
 		t.metrics.dead(r.Dead)
+		t.status.dead(t.part.ID(), len(r.Dead))
 	}
 	if r.Batch != nil && r.Batch.NumRows() > 0 {
 		if err := t.process(ctx, r.Batch); err != nil {

@@ -47,6 +47,7 @@ type Operator struct {
 	next    int64 // the earliest next of the assets
 	open    int   // samples in all lanes that wait
 	rows    *rowBuilder
+	dropped drops
 }
 
 var _ pipeline.Operator = (*Operator)(nil)
@@ -110,40 +111,40 @@ func (o *Operator) Process(_ context.Context, in arrow.Record, _ pipeline.Emitte
 	)
 	channelOf, assetOf := o.tagsOf(tagColumn), o.names.Table(assetColumn)
 	nulls := values.NullN() > 0
-	var dropped drops
+	dropped := o.dropped.start(assetColumn.Dictionary().Len())
 	for i := range times {
 		ts, channel := int64(times[i]), channelOf[tags[i]]
 		if channel < 0 {
-			dropped.unknownTag++
+			dropped.add(unknownTag, assets[i])
 			continue
 		}
 		switch v := numbers[i]; {
 		case flags[i]&uint32(schemas.FlagClockSuspect) != 0:
-			dropped.clockSuspect++
+			dropped.add(clockSuspect, assets[i])
 			continue
 		case nulls && values.IsNull(i):
-			dropped.noValue++
+			dropped.add(noValue, assets[i])
 			continue
 		case quality[i] == uint8(schemas.Bad):
-			dropped.badQuality++
+			dropped.add(badQuality, assets[i])
 			continue
 		case math.IsNaN(v) || math.IsInf(v, 0):
-			dropped.notFinite++
+			dropped.add(notFinite, assets[i])
 			continue
 		case ts < -o.farthest || ts > o.farthest:
-			dropped.outOfRange++
+			dropped.add(outOfRange, assets[i])
 			continue
 		case ts <= o.emitted:
-			dropped.late++
+			dropped.add(late, assets[i])
 			continue
 		case o.open >= o.config.MaxOpenSamples:
-			dropped.maxOpen++
+			dropped.add(maxOpen, assets[i])
 			continue
 		}
 		id := assetOf[assets[i]]
 		if id < 0 {
 			if id = o.add(assetColumn, assets[i], id); id < 0 {
-				dropped.maxAssets++
+				dropped.add(maxAssets, assets[i])
 				continue
 			}
 		}
@@ -156,7 +157,7 @@ func (o *Operator) Process(_ context.Context, in arrow.Record, _ pipeline.Emitte
 		}
 		a.newest = max(a.newest, ts)
 	}
-	dropped.report(&o.settings)
+	dropped.report(&o.settings, assetColumn.Dictionary().(*array.String))
 	return nil
 }
 
@@ -257,21 +258,4 @@ func (o *Operator) Close() error {
 	}
 	o.names.Release()
 	return nil
-}
-
-// drops counts the samples of one batch that are not used.
-type drops struct {
-	unknownTag, clockSuspect, noValue, badQuality, notFinite, outOfRange, late, maxOpen, maxAssets int
-}
-
-func (d *drops) report(s *pipeline.Settings) {
-	s.Drop("unknown_tag", d.unknownTag)
-	s.Drop("clock_suspect", d.clockSuspect)
-	s.Drop("no_value", d.noValue)
-	s.Drop("bad_quality", d.badQuality)
-	s.Drop("not_finite", d.notFinite)
-	s.Drop("out_of_range", d.outOfRange)
-	s.Drop("late", d.late)
-	s.Drop("max_open_samples", d.maxOpen)
-	s.Drop("max_assets", d.maxAssets)
 }

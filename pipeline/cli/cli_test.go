@@ -70,9 +70,9 @@ func TestServeWhile(t *testing.T) {
 	address := l.Addr().String()
 	l.Close()
 	broken := errors.New("broken")
-	err = serveWhile(t.Context(), engine, address, func(context.Context) error {
+	err = serveWhile(t.Context(), engine, pipeline.HTTPConfig{Address: address, PProf: true}, func(context.Context) error {
 		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-		for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/metrics": 200, "/status": 200} {
+		for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/metrics": 200, "/status": 200, "/debug/pprof/": 200} {
 			r, err := client.Get("http://" + address + path)
 			if err != nil {
 				return err

@@ -258,7 +258,7 @@ func (d *demo) runPhase(ctx context.Context, preloaded int64, produce func(conte
 	before := time.Now()
 	group, ctx2 := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return serveWhile(ctx2, engine, f.HTTP.Address, engine.Run)
+		return serveWhile(ctx2, engine, f.HTTP, engine.Run)
 	})
 	group.Go(func() error {
 		var source *kafka.Source

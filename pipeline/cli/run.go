@@ -34,7 +34,7 @@ func (e *env) run(ctx context.Context, path string) error {
 		return stopped(ctx, err)
 	}
 	engine := pipeline.New(plan, pipeline.Env{Log: e.log, Alloc: e.Alloc})
-	err = serveWhile(ctx, engine, f.HTTP.Address, func(ctx context.Context) error {
+	err = serveWhile(ctx, engine, f.HTTP, func(ctx context.Context) error {
 		e.log.Info("running", "pipeline", plan.ID, "file", path, "http", f.HTTP.Address)
 		return engine.Run(ctx)
 	})
@@ -51,17 +51,17 @@ func (e *env) run(ctx context.Context, path string) error {
 }
 
 // serveWhile serves the engine's metrics and health while f runs.
-func serveWhile(ctx context.Context, engine *pipeline.Engine, address string, f func(context.Context) error) error {
-	if address == "" {
+func serveWhile(ctx context.Context, engine *pipeline.Engine, c pipeline.HTTPConfig, f func(context.Context) error) error {
+	if c.Address == "" {
 		return f(ctx)
 	}
-	l, err := net.Listen("tcp", address)
+	l, err := net.Listen("tcp", c.Address)
 	if err != nil {
 		return fmt.Errorf("http.address: %w", err)
 	}
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
-	go func() { done <- engine.Serve(serving, l) }()
+	go func() { done <- engine.Serve(serving, l, c.PProf) }()
 	err = f(ctx)
 	stop()
 	return errors.Join(err, <-done)

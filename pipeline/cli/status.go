@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -55,18 +57,25 @@ func (e *env) status(ctx context.Context, address string) error {
 		fmt.Fprintf(e.Out, "not ready: %s\n", s.Reason)
 	}
 	table := tabwriter.NewWriter(e.Out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ASSET\tPARTITION\tROWS\tLAST READ\tLAST WINDOW\tLAST STORED\tSCORE")
+	fmt.Fprintln(table, "ASSET\tPARTITION\tROWS\tLAST READ\tLAST WINDOW\tLAST STORED\tSCORE\tWHY NOT")
 	for _, a := range s.Assets {
-		score := "none: " + a.Reason
-		switch {
-		case a.LastScore != nil:
+		score := "none"
+		if a.LastScore != nil {
 			score = fmt.Sprintf("%.3f", *a.LastScore)
-		case a.LastWindow.IsZero():
-			score = "none: no window has closed"
 		}
-		fmt.Fprintf(table, "%q\t%d\t%d\t%s\t%s\t%s\t%s\n", a.Asset, a.Partition, a.Rows, at(a.LastRead), at(a.LastWindow), at(a.LastStored), score)
+		fmt.Fprintf(table, "%q\t%d\t%d\t%s\t%s\t%s\t%s\t%q\n", a.Asset, a.Partition, a.Rows, at(a.LastRead), at(a.LastWindow),
+			at(a.LastStored), score, a.Why)
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for _, partition := range slices.Sorted(maps.Keys(s.Dead)) {
+		fmt.Fprintf(e.Out, "partition %d: %d messages could not be decoded; see the dead-letter topic\n", partition, s.Dead[partition])
+	}
+	if s.Untracked > 0 {
+		fmt.Fprintf(e.Out, "%d rows were of assets beyond those that the status keeps\n", s.Untracked)
+	}
+	return nil
 }
 
 func at(t time.Time) string {
