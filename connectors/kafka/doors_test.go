@@ -388,3 +388,38 @@ func TestDoorsChangeWhileReading(t *testing.T) {
 	}
 	ok(t, g.Close())
 }
+
+// Scenario: tls and sasl with something missing, unknown or in the open, each on its own; then as they should be.
+// Guarantees: each is one fault with its key, for the source and for the publisher.
+func TestDoorFaults(t *testing.T) {
+	sound := SASL{Mechanism: SASLScramSHA512, User: "plant", PasswordEnv: "X"}
+	with := func(change func(*SASL)) *SASL {
+		s := sound
+		change(&s)
+		return &s
+	}
+	for _, c := range []struct {
+		want string
+		tls  *credentials.TLS
+		sasl *SASL
+	}{
+		{"", nil, nil},
+		{"", nil, &sound},
+		{"", &credentials.TLS{}, with(func(s *SASL) { s.Mechanism = SASLPlain })},
+		{"sasl.mechanism", nil, with(func(s *SASL) { s.Mechanism = SASLPlain })},
+		{"sasl.mechanism", nil, with(func(s *SASL) { s.Mechanism = "gssapi" })},
+		{"sasl.user", nil, with(func(s *SASL) { s.User = "" })},
+		{"sasl.password_file", nil, with(func(s *SASL) { s.PasswordEnv = "" })},
+		{"sasl.password_env", nil, with(func(s *SASL) { s.PasswordFile = "x" })},
+		{"tls.key_file", &credentials.TLS{CertFile: "c"}, nil},
+	} {
+		source, publisher := DefaultSourceConfig(), DefaultPublisherConfig()
+		source.Brokers, source.Topic, source.TLS, source.SASL = []string{"a:1"}, "t", c.tls, c.sasl
+		publisher.Brokers, publisher.TLS, publisher.SASL = []string{"a:1"}, c.tls, c.sasl
+		for _, faults := range [][]pipeline.Fault{source.Validate(), publisher.Validate()} {
+			if c.want == "" && len(faults) != 0 || c.want != "" && (len(faults) != 1 || faults[0].Path != c.want) {
+				t.Errorf("want a fault at %q, got %v", c.want, faults)
+			}
+		}
+	}
+}
