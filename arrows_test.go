@@ -82,6 +82,7 @@ var homes = []struct {
 	{"github.com/prometheus/client_golang", []string{"pipeline"}},
 	{"github.com/segmentio/kafka-go", []string{"connectors/kafka/..."}},
 	{"github.com/spf13/cobra", []string{"pipeline/cli/..."}},
+	{"go.opentelemetry.io/otel", []string{"pipeline", "pipeline/cli/..."}},
 	{"github.com/twmb/franz-go", []string{"connectors/embedded/..."}},
 	{"github.com/vbauerster/mpb/v8", []string{"pipeline/cli/..."}},
 	{"github.com/yalue/onnxruntime_go", []string{"operators/ort"}},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
@@ -122,12 +123,13 @@ func (c *chain) call(i int, f func(Operator, Emitter) error) error {
 
 func (c *chain) process(ctx context.Context, batch arrow.Record) error { return c.give(ctx, 0, batch) }
 
-// takeSpent calls f with what each step has used since the last time.
-func (c *chain) takeSpent(f func(stepTime)) {
+// takeSpent returns what each step has used since the last time.
+func (c *chain) takeSpent() []stepTime {
+	spent := slices.Clone(c.spent)
 	for i := range c.spent {
-		f(c.spent[i])
 		c.spent[i].took, c.spent[i].rows = 0, 0
 	}
+	return spent
 }
 
 // advance tells the steps in order, so that what an earlier one emits is in the later one before its own turn.

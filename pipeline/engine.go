@@ -9,6 +9,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/memory"
 	"github.com/tailrace/tailrace/schemas"
+	"go.opentelemetry.io/otel/trace"
 )
 
 var telemetrySchema = schemas.Telemetry()
@@ -30,8 +31,9 @@ type Plan struct {
 
 // Env is what the program lends the engine.
 type Env struct {
-	Log   *slog.Logger
-	Alloc memory.Allocator
+	Log    *slog.Logger
+	Alloc  memory.Allocator
+	Tracer trace.TracerProvider // takes spans; nil for none
 }
 
 // Engine runs one pipeline.
@@ -43,11 +45,15 @@ type Engine struct {
 	publisher Publisher
 	metrics   *Metrics
 	status    *statusBoard
+	tracer    trace.Tracer
 }
 
 // New returns an engine that has opened nothing yet.
 func New(plan Plan, env Env) *Engine {
-	return &Engine{plan: plan, env: env, scorers: newScorerPool(plan.Scorers), metrics: newMetrics(), status: newStatusBoard()}
+	return &Engine{
+		plan: plan, env: env, scorers: newScorerPool(plan.Scorers), metrics: newMetrics(), status: newStatusBoard(),
+		tracer: tracerOf(env.Tracer),
+	}
 }
 
 func (e *Engine) settings() Settings {

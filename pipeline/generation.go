@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // generation runs the tasks of one assignment of partitions and takes their barriers: all tasks of a process share one.
@@ -92,7 +94,7 @@ func (g *generation) newTask(p Partition) (*task, error) {
 	e := g.engine
 	t := &task{
 		part: p, alloc: e.env.Alloc, publish: e.publisher, budget: g.budget,
-		metrics: e.metrics, status: e.status, urge: g.urge, barriers: make(chan chan<- harvest),
+		metrics: e.metrics, status: e.status, tracer: e.tracer, urge: g.urge, barriers: make(chan chan<- harvest),
 		waiting: func(rows int64) {
 			if g.waiting.Add(rows) >= e.plan.Checkpoint.Rows {
 				g.urge()
@@ -169,7 +171,9 @@ func (g *generation) store(ctx context.Context, harvests []harvest) error {
 	cp := &Checkpoint{Run: g.run, Seq: g.seq + 1, Parts: map[Table][]Part{}}
 	next := map[int32]int64{}
 	var rows, granted int64
+	var links []trace.Link
 	for _, h := range harvests {
+		links = append(links, h.spans[:min(len(h.spans), maxLinks-len(links))]...)
 		for table, batches := range h.tables {
 			cp.Parts[table] = append(cp.Parts[table], Part{Topic: h.topic, Partition: h.partition, Batches: batches})
 		}
@@ -194,26 +198,40 @@ func (g *generation) store(ctx context.Context, harvests []harvest) error {
 	started := time.Now()
 	e.status.storing(started)
 	defer e.status.storing(time.Time{})
+	ctx, span := e.tracer.Start(ctx, "checkpoint", trace.WithLinks(links...))
+	err := g.settle(ctx, cp, rows, next)
+	endSpan(span, err)
+	if err != nil {
+		return fmt.Errorf("checkpoint %d: %w", cp.Seq, err)
+	}
+	e.metrics.checkpoint(time.Since(started))
+	return nil
+}
+
+// settle writes the rows, waits for the events and dead letters, and commits.
+func (g *generation) settle(ctx context.Context, cp *Checkpoint, rows int64, next map[int32]int64) error {
+	e := g.engine
+	started := time.Now()
 	if rows > 0 {
-		if err := e.sink.Write(ctx, cp); err != nil {
-			return fmt.Errorf("checkpoint %d: %d rows not stored: %w", cp.Seq, rows, err)
+		if err := e.stage(ctx, "insert", func(ctx context.Context) error { return e.sink.Write(ctx, cp) }); err != nil {
+			return fmt.Errorf("%d rows not stored: %w", rows, err)
 		}
 	}
 	inserted := time.Now()
 	e.metrics.stage("insert", inserted.Sub(started))
 	e.metrics.stored(cp, inserted)
 	e.status.stored(cp)
-	if err := e.publisher.Flush(ctx); err != nil {
-		return fmt.Errorf("checkpoint %d: events and dead letters not acknowledged: %w", cp.Seq, err)
+	if err := e.stage(ctx, "flush", e.publisher.Flush); err != nil {
+		return fmt.Errorf("events and dead letters not acknowledged: %w", err)
 	}
 	flushed := time.Now()
 	e.metrics.stage("flush", flushed.Sub(inserted))
-	if len(next) > 0 {
-		if err := g.group.Commit(ctx, next); err != nil {
-			return fmt.Errorf("checkpoint %d: %w: %w", cp.Seq, errNotCommitted, err)
-		}
-		e.metrics.stage("commit", time.Since(flushed))
+	if len(next) == 0 {
+		return nil
 	}
-	e.metrics.checkpoint(time.Since(started))
+	if err := e.stage(ctx, "commit", func(ctx context.Context) error { return g.group.Commit(ctx, next) }); err != nil {
+		return fmt.Errorf("%w: %w", errNotCommitted, err)
+	}
+	e.metrics.stage("commit", time.Since(flushed))
 	return nil
 }

@@ -120,9 +120,11 @@ func (c counters) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-func (m *Metrics) step(s stepTime) {
-	m.stepTime.WithLabelValues(s.step).Add(s.took.Seconds())
-	m.stepRows.WithLabelValues(s.step).Add(float64(s.rows))
+func (m *Metrics) steps(spent []stepTime) {
+	for _, s := range spent {
+		m.stepTime.WithLabelValues(s.step).Add(s.took.Seconds())
+		m.stepRows.WithLabelValues(s.step).Add(float64(s.rows))
+	}
 }
 
 func (m *Metrics) stage(name string, took time.Duration) {

@@ -109,7 +109,9 @@ func TestStepTimes(t *testing.T) {
 		t.Fatal(err)
 	}
 	took := map[string]time.Duration{}
-	c.takeSpent(func(s stepTime) { took[s.step] = s.took })
+	for _, s := range c.takeSpent() {
+		took[s.step] = s.took
+	}
 	if took["slow"] < slow || took["quick"] >= took["slow"] {
 		t.Errorf("times %v: want the slow step charged with %v, and the quick one with less", took, slow)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/apache/arrow/go/v15/arrow/memory"
 	"github.com/tailrace/tailrace/schemas"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // task is one partition's run of the chain: one goroutine that processes, and one that reads ahead for it.
@@ -22,6 +23,7 @@ type task struct {
 	budget  *budget
 	metrics *Metrics
 	status  *statusBoard
+	tracer  trace.Tracer
 	waiting func(rows int64) // told how many more rows wait for a barrier
 	urge    func()           // asks for a barrier now
 
@@ -38,8 +40,9 @@ type harvest struct {
 	moved     bool  // next differs from the harvest before
 	tables    map[Table][]arrow.Record
 	rows      int64
-	granted   int64 // bytes of the budget that it holds
-	finished  bool  // the partition's bound was reached and the chain finished
+	granted   int64        // bytes of the budget that it holds
+	spans     []trace.Link // of the batches
+	finished  bool         // the partition's bound was reached and the chain finished
 }
 
 func (h *harvest) release() {
@@ -177,23 +180,33 @@ func (t *task) hand(reply chan<- harvest) {
 func (t *task) take(ctx context.Context, r reading) error {
 	t.pending.granted += r.granted
 	defer r.Release()
-	if len(r.Dead) > 0 {
-		if err := t.publish.PublishDead(ctx, r.Dead); err != nil {
-			return err
-		}
-		t.metrics.dead(r.Dead)
-		t.status.dead(t.part.ID(), len(r.Dead))
-	}
-	if r.Batch != nil && r.Batch.NumRows() > 0 {
-		if err := t.process(ctx, r.Batch); err != nil {
-			return err
-		}
+	ctx, span := t.startBatch(ctx, &r.Delivery)
+	err := t.work(ctx, &r.Delivery)
+	steps := t.flow.chain.takeSpent()
+	t.endBatch(span, steps, err)
+	t.metrics.steps(steps)
+	if err != nil {
+		return err
 	}
 	t.pending.moved = t.pending.moved || r.Next != t.pending.next
 	t.pending.next = r.Next
 	t.metrics.read(t.part.ID(), r.Delivery, t.flow.clock.value)
-	t.flow.chain.takeSpent(t.metrics.step)
 	return nil
+}
+
+// work publishes what was refused and processes the rows.
+func (t *task) work(ctx context.Context, d *Delivery) error {
+	if len(d.Dead) > 0 {
+		if err := t.publish.PublishDead(ctx, d.Dead); err != nil {
+			return err
+		}
+		t.metrics.dead(d.Dead)
+		t.status.dead(t.part.ID(), len(d.Dead))
+	}
+	if d.Batch == nil || d.Batch.NumRows() == 0 {
+		return nil
+	}
+	return t.process(ctx, d.Batch)
 }
 
 // process runs a batch through the chain and keeps it for the table telemetry.

@@ -33,11 +33,17 @@ func (e *env) run(ctx context.Context, path string) error {
 	if err := e.fetchRuntime(ctx, f); err != nil {
 		return stopped(ctx, err)
 	}
-	engine := pipeline.New(plan, pipeline.Env{Log: e.log, Alloc: e.Alloc})
-	err = serveWhile(ctx, engine, f.HTTP, func(ctx context.Context) error {
-		e.log.Info("running", "pipeline", plan.ID, "file", path, "http", f.HTTP.Address)
-		return engine.Run(ctx)
+	var engine *pipeline.Engine
+	err = e.traced(ctx, func(lent pipeline.Env) error {
+		engine = pipeline.New(plan, lent)
+		return serveWhile(ctx, engine, f.HTTP, func(ctx context.Context) error {
+			e.log.Info("running", "pipeline", plan.ID, "file", path, "http", f.HTTP.Address)
+			return engine.Run(ctx)
+		})
 	})
+	if engine == nil {
+		return err
+	}
 	m := engine.Metrics()
 	e.log.Info("stopped", "telemetry", m.Stored(pipeline.Telemetry), "predictions", m.Stored(pipeline.Predictions),
 		"events", m.Stored(pipeline.EventsTable))
