@@ -5,44 +5,59 @@ import (
 	"github.com/tailrace/tailrace/pipeline"
 )
 
-// drops counts the samples of one asset in one batch that are not used.
-type drops struct {
-	unknownTag, clockSuspect, noValue, badQuality, notFinite, outOfRange, late, maxOpen, maxAssets int
-}
+// The reasons why a sample is not used.
+const (
+	unknownTag = iota
+	clockSuspect
+	noValue
+	badQuality
+	notFinite
+	outOfRange
+	late
+	maxOpen
+	maxAssets
+	reasons
+)
 
-// dropTable has the drops of a batch by the index of the asset in the batch's dictionary. All but the assets in touched
-// are zero, so that a batch costs what it drops, however many assets there are.
-type dropTable struct {
-	counts  []drops
+// drops counts the samples of one batch that are not used, by reason and by the asset's index in the batch's dictionary.
+// All but the assets in touched are zero, so that a batch costs what it drops, however many assets there are.
+type drops struct {
+	counts  [][reasons]int
 	touched []int32
 }
 
-// of returns the drops of an asset.
-func (t *dropTable) of(asset int32) *drops {
-	for int(asset) >= len(t.counts) {
-		t.counts = append(t.counts, drops{})
-	}
-	d := &t.counts[asset]
-	if *d == (drops{}) {
-		t.touched = append(t.touched, asset)
+// start makes room for a dictionary of n assets. What was counted before must have been reported.
+func (d *drops) start(n int) *drops {
+	if n > len(d.counts) {
+		d.counts = append(d.counts, make([][reasons]int, n-len(d.counts))...)
 	}
 	return d
 }
 
-// report tells the totals of the batch and forgets them.
-func (t *dropTable) report(s *pipeline.Settings, names *array.String) {
-	for _, i := range t.touched {
-		d, name := &t.counts[i], names.Value(int(i))
-		s.DropOf(name, "unknown_tag", d.unknownTag)
-		s.DropOf(name, "clock_suspect", d.clockSuspect)
-		s.DropOf(name, "no_value", d.noValue)
-		s.DropOf(name, "bad_quality", d.badQuality)
-		s.DropOf(name, "not_finite", d.notFinite)
-		s.DropOf(name, "out_of_range", d.outOfRange)
-		s.DropOf(name, "late", d.late)
-		s.DropOf(name, "max_open_samples", d.maxOpen)
-		s.DropOf(name, "max_assets", d.maxAssets)
-		*d = drops{}
+func (d *drops) add(reason int, asset int32) {
+	c := &d.counts[asset]
+	if *c == [reasons]int{} {
+		d.touched = append(d.touched, asset)
 	}
-	t.touched = t.touched[:0]
+	c[reason]++
+}
+
+// report tells the totals of the batch, and whose they are, and starts anew.
+func (d *drops) report(s *pipeline.Settings, names *array.String) {
+	words := [reasons]string{
+		unknownTag: "unknown_tag", clockSuspect: "clock_suspect", noValue: "no_value", badQuality: "bad_quality",
+		notFinite: "not_finite", outOfRange: "out_of_range", late: "late", maxOpen: "max_open_samples", maxAssets: "max_assets",
+	}
+	var totals [reasons]int
+	for _, i := range d.touched {
+		for reason, n := range d.counts[i] {
+			totals[reason] += n
+			s.DropAsset(names.Value(int(i)), words[reason], n)
+		}
+		d.counts[i] = [reasons]int{}
+	}
+	d.touched = d.touched[:0]
+	for reason, n := range totals {
+		s.Drop(words[reason], n)
+	}
 }
