@@ -25,6 +25,11 @@ for key in TEXTS:
 latency, detection = demo.get("latency_ms"), demo.get("detection")
 want(isinstance(latency, dict) and {"p50", "p99"} <= latency.keys(), f"latency_ms: p50 and p99, got {latency!r}")
 want(isinstance(detection, dict) and detection, f"detection: a rate for each fault, got {detection!r}")
+second = demo.get("autoencoder")
+want(
+    isinstance(second, dict) and isinstance(detection, dict) and second.get("detection", {}).keys() == detection.keys(),
+    f"autoencoder: a detection for the same faults, got {second!r}",
+)
 
 if not faults:
     want(demo["produced"] > 0, "produced: more than 0")
@@ -41,7 +46,7 @@ if not faults:
     want(demo["predictions"] > 0 and demo["events"] > 0, f"predictions and events, got {demo['predictions']}, {demo['events']}")
     want(demo["events"] <= demo["predictions"], "no more events than predictions")
     want(0 < latency["p50"] <= latency["p99"], f"0 < p50 <= p99, got {latency}")
-    rates = [*detection.values(), demo["false_alarm_rate"]]
+    rates = [*detection.values(), demo["false_alarm_rate"], *second["detection"].values(), second["false_alarm_rate"]]
     want(all(0 <= rate <= 1 for rate in rates), f"rates from 0 to 1, got {rates}")
     # Without any skill a detector flags faulty windows as often as normal ones.
     want(max(detection.values()) > demo["false_alarm_rate"], "a fault that is detected more often than normal operation")

@@ -131,6 +131,9 @@ func (e *env) demo(ctx context.Context, o demoOptions) (err error) {
 	if err != nil {
 		return stopped(ctx, err)
 	}
+	if summary.Autoencoder, err = d.autoencoder(ctx); err != nil {
+		return stopped(ctx, fmt.Errorf("autoencoder: %w", err))
+	}
 	if err := d.show(summary); err != nil {
 		return err
 	}

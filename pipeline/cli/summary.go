@@ -34,6 +34,7 @@ type summary struct {
 	ONNXRuntimeVersion  string             `json:"onnxruntime_version"`
 	Backend             string             `json:"backend"`
 	Provider            string             `json:"provider"`
+	Autoencoder         *secondModel       `json:"autoencoder"` // of the same runs, read from their files
 }
 
 type quantiles struct {
@@ -158,7 +159,7 @@ func (d *demo) show(s *summary) error {
 	d.progress("  produced %d = telemetry %d + dead letters %d", s.Produced, s.TelemetryRows, s.DeadLetters)
 	d.progress("  predictions %d scored, %v without a score; events %d", s.Predictions, s.PredictionsUnscored, s.Events)
 	d.progress("  scored by %s on %s (ONNX Runtime %s)", s.Backend, s.Provider, s.ONNXRuntimeVersion)
-	d.progress("\n  fault  detected  first event after  events")
+	d.progress("\n  fault  detected  first event after  events  autoencoder")
 	faults := make([]string, 0, len(s.Detection))
 	for fault := range s.Detection {
 		faults = append(faults, fault)
@@ -174,9 +175,11 @@ func (d *demo) show(s *summary) error {
 		if minutes, ok := s.FirstDetection[fault]; ok {
 			delay = (time.Duration(minutes * float64(time.Minute))).String()
 		}
-		d.progress("  %5s  %6.1f %%  %17s  %6d", fault, 100*s.Detection[fault], delay, s.EventsPerFault[fault])
+		d.progress("  %5s  %6.1f %%  %17s  %6d  %9.1f %%", fault, 100*s.Detection[fault], delay, s.EventsPerFault[fault],
+			100*s.Autoencoder.Detection[fault])
 	}
-	d.progress("  false alarms on the normal run: %.1f %% of windows", 100*s.FalseAlarmRate)
+	d.progress("  false alarms on the normal run: %.1f %% of windows; of the autoencoder, whose windows last a quarter of an hour, %.1f %%",
+		100*s.FalseAlarmRate, 100*s.Autoencoder.FalseAlarmRate)
 	d.progress("\n  full speed: %.0f records/s", s.RecordsPerSecond)
 	d.progress("  at %.0f records/s: append to insert p50 %.0f ms, p99 %.0f ms; append to event p50 %.0f ms, p99 %.0f ms",
 		s.PacedRate, s.LatencyMS.P50, s.LatencyMS.P99, s.EventLatencyMS.P50, s.EventLatencyMS.P99)

@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/array"
+	"github.com/tailrace/tailrace/connectors/file"
+	"github.com/tailrace/tailrace/deploy"
+	"github.com/tailrace/tailrace/operators/model"
+	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/pipeline/spec"
+	"github.com/tailrace/tailrace/schemas"
+)
+
+// secondModel is what the demo shows of the autoencoder, at the 0.99 threshold of its bundle.
+type secondModel struct {
+	Detection      map[string]float64 `json:"detection"`        // fault to share of windows that end in samples 161 to 960 over the threshold
+	FalseAlarmRate float64            `json:"false_alarm_rate"` // share of d00_te's windows over the threshold
+}
+
+// The carried autoencoder: its pipeline file and its bundle, beside the demo's own.
+const (
+	autoencoderFile   = "tep-ae.yaml"
+	autoencoderBundle = "models/tep-ae/1.0.0"
+	autoencoderLimit  = 0.99
+)
+
+// scorers opens models for steps that run outside an engine. It is for one goroutine.
+type scorers struct {
+	factories map[string]pipeline.ScorerFactory
+	open      []pipeline.Scorer
+}
+
+// Scorer implements [pipeline.ScorerPool].
+func (s *scorers) Scorer(ctx context.Context, want pipeline.ScorerSpec) (pipeline.Scorer, error) {
+	factory, ok := s.factories[want.Backend]
+	if !ok {
+		return nil, fmt.Errorf("%w: backend: got %q, which this program does not have", pipeline.ErrConfig, want.Backend)
+	}
+	opened, err := factory(ctx, want)
+	if err == nil {
+		s.open = append(s.open, opened)
+	}
+	return opened, err
+}
+
+func (s *scorers) close() error {
+	var faults []error
+	for _, one := range s.open {
+		faults = append(faults, one.Close())
+	}
+	return errors.Join(faults...)
+}
+
+// autoencoder runs the carried runs through the steps of the autoencoder's pipeline file, up to the score.
+func (d *demo) autoencoder(ctx context.Context) (_ *secondModel, err error) {
+	path := filepath.Join(filepath.Dir(d.file), autoencoderFile)
+	f, err := d.load(path)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := d.plan(f, path)
+	if err != nil {
+		return nil, err
+	}
+	last := slices.IndexFunc(f.Steps, func(s spec.Step) bool { return s.Kind == "score" })
+	if last < 0 {
+		return nil, f.Fault("steps", "want a step score, got none")
+	}
+	bundle, err := model.Load(filepath.Join(plan.Dir, filepath.FromSlash(autoencoderBundle)))
+	if err != nil {
+		return nil, err
+	}
+	c := file.DefaultConfig()
+	c.Format, c.Period = file.FormatTEP, demoPeriod
+	for _, run := range demoRuns {
+		c.Files = append(c.Files, "demo/tep/"+run+".dat.gz")
+	}
+	reader, err := file.Open(deploy.Demo, c, d.Alloc)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, reader.Close()) }()
+	pool := &scorers{factories: d.Components.Scorers}
+	defer func() { err = errors.Join(err, pool.close()) }()
+	t := &tally{start: c.Start, threshold: bundle.Manifest.Thresholds[model.Quantile(autoencoderLimit)], runs: map[string]*runTally{}}
+	settings := pipeline.Settings{Pipeline: plan.ID, Dir: plan.Dir, Alloc: d.Alloc, Log: d.log, Scorers: pool}
+	offline, err := pipeline.NewOffline(plan.Steps[:last+1], settings, plan.Watermark, t.add)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, offline.Close()) }()
+	if err := offline.Run(ctx, reader.Next); err != nil {
+		return nil, err
+	}
+	return t.result()
+}
+
+// tally counts the windows of each run over a threshold.
+type tally struct {
+	start     time.Time // of every run
+	threshold float64
+	runs      map[string]*runTally
+}
+
+type runTally struct{ windows, over int }
+
+// add counts the rows of score. Of a faulty run, those that end before the fault do not count.
+func (t *tally) add(rec arrow.Record) error {
+	column := func(name string) arrow.Array { return rec.Column(rec.Schema().FieldIndices(name)[0]) }
+	assets, ok := column(schemas.NameAsset).(*array.Dictionary)
+	times, ok2 := column(schemas.NameTS).(*array.Timestamp)
+	scores, ok3 := column(schemas.NameScore).(*array.Float32)
+	if !ok || !ok2 || !ok3 {
+		return fmt.Errorf("want the columns of score, got %s", rec.Schema())
+	}
+	names := assets.Dictionary().(*array.String)
+	for i := range int(rec.NumRows()) {
+		run := names.Value(assets.GetValueIndex(i))
+		sample := 1 + int((int64(times.Value(i))-t.start.UnixNano())/int64(demoPeriod))
+		if scores.IsNull(i) || run != demoNormal && sample <= demoFaultSample {
+			continue
+		}
+		if t.runs[run] == nil {
+			t.runs[run] = &runTally{}
+		}
+		t.runs[run].windows++
+		if float64(scores.Value(i)) > t.threshold {
+			t.runs[run].over++
+		}
+	}
+	return nil
+}
+
+// demoNormal is the run without a fault.
+const demoNormal = "d00_te"
+
+func (t *tally) result() (*secondModel, error) {
+	r := &secondModel{Detection: map[string]float64{}}
+	for name, run := range t.runs {
+		rate := round(float64(run.over)/float64(run.windows), 4)
+		if name == demoNormal {
+			r.FalseAlarmRate = rate
+			continue
+		}
+		var fault int
+		if _, err := fmt.Sscanf(name, "d%d_te", &fault); err != nil {
+			return nil, fmt.Errorf("asset %q: want dNN_te: %w", name, err)
+		}
+		r.Detection[strconv.Itoa(fault)] = rate
+	}
+	return r, nil
+}
