@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -387,6 +388,44 @@ func TestDoorsChangeWhileReading(t *testing.T) {
 		t.Errorf("shows the password:\n%s", log)
 	}
 	ok(t, g.Close())
+}
+
+// Scenario: the right to write is taken from a producer that is open, and given back.
+// Guarantees: the record waits, the log says once which ACL is missing, and the record is stored.
+func TestWriteIsRefusedForAWhile(t *testing.T) {
+	b := newFake(t)
+	topic := makeTopic(t, b, 1, nil)
+	log := newJournal()
+	config := DefaultProducerConfig()
+	config.Brokers, config.Topics, config.Log = b.addrs(), []string{topic}, log.log()
+	p := NewProducer(config)
+	defer p.Close()
+	ok(t, p.Open(deadline(t)))
+	var refusals atomic.Int32
+	b.cluster.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		if refusals.Add(1) > 3 {
+			return nil, nil, false
+		}
+		b.cluster.KeepControl()
+		request := r.(*kmsg.ProduceRequest)
+		response := request.ResponseKind().(*kmsg.ProduceResponse)
+		for _, t := range request.Topics {
+			refused := kmsg.NewProduceResponseTopicPartition()
+			refused.Partition, refused.ErrorCode = t.Partitions[0].Partition, 29 // TOPIC_AUTHORIZATION_FAILED
+			named := kmsg.NewProduceResponseTopic()
+			named.Topic, named.TopicID, named.Partitions = t.Topic, t.TopicID, []kmsg.ProduceResponseTopicPartition{refused}
+			response.Topics = append(response.Topics, named)
+		}
+		return response, nil, true
+	})
+	ok(t, p.Send(t.Context(), topic, nil, []byte("1"), 1))
+	ok(t, p.Flush(deadline(t)))
+	if got := p.Produced(topic)[0]; got.Records != 1 || refusals.Load() < 3 {
+		t.Errorf("want 1 record after 3 refusals, got %+v after %d", got, refusals.Load())
+	}
+	if n := strings.Count(log.String(), "has no ACL for Write on topic"); n != 1 {
+		t.Errorf("want the missing ACL said once, got:\n%s", log)
+	}
 }
 
 // Scenario: tls and sasl with something missing, unknown or in the open, each on its own; then as they should be.
