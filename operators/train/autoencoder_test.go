@@ -3,8 +3,6 @@ package train_test
 import (
 	"context"
 	"fmt"
-	"io/fs"
-	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -61,16 +59,6 @@ func fitNet(t testing.TB, c train.Config, l schemas.Layout, samples []sample, re
 
 func library(ctx context.Context) (string, error) {
 	return native.Resolve(ctx, native.ONNXRuntime, native.Options{})
-}
-
-func trainAutoencoder(t testing.TB, fsys fs.FS) *model.Bundle {
-	t.Helper()
-	rows, sum := readRun(t, fsys, "d00.dat.gz")
-	b, err := fitNet(t, aeConfig(), aeLayout(), hopping("d00", rows, aeRows), nil, model.TrainedFile{Name: "d00.dat.gz", SHA256: sum})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 // scoresOf gives the scores of a run's windows, in order.
@@ -157,9 +145,6 @@ func checkGolden(t testing.TB, b *model.Bundle) {
 		}
 	}
 }
-
-// within tells whether two numbers differ by at most rel of the first.
-func within(want, got, rel float64) bool { return math.Abs(got-want) <= rel*math.Abs(want) }
 
 // Scenario: sections of nets with every field out of its bounds, and labels that do not fit.
 // Guarantees: each fault is reported with its key; a net without hidden layers is not looked at.

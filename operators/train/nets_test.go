@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"image/png"
+	"io/fs"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -16,6 +17,19 @@ import (
 	"github.com/tailrace/tailrace/operators/train"
 	"github.com/tailrace/tailrace/schemas"
 )
+
+func trainAutoencoder(t testing.TB, fsys fs.FS) *model.Bundle {
+	t.Helper()
+	rows, sum := readRun(t, fsys, "d00.dat.gz")
+	b, err := fitNet(t, aeConfig(), aeLayout(), hopping("d00", rows, aeRows), nil, model.TrainedFile{Name: "d00.dat.gz", SHA256: sum})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// within tells whether two numbers differ by at most rel of the first.
+func within(want, got, rel float64) bool { return math.Abs(got-want) <= rel*math.Abs(want) }
 
 // Scenario: train the autoencoder as the demo's pipeline file says, twice.
 // Guarantees: the same bytes both times, and the validation loss of the bundle that the program carries to 1e-3: another
