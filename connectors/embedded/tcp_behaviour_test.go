@@ -377,7 +377,7 @@ func TestNativeServesManyConnections(t *testing.T) {
 // Scenario: one connection more than the limit; an HTTP request; bytes that are no packet; a hello that never ends.
 // Guarantees: each is answered or cut, and the connection within the limit goes on.
 func TestNativeBoundsStrangers(t *testing.T) {
-	addr := serveNative(t, embeddedEngine{openEngine(t)}, NativeLimits{Connections: 1, HandshakeTimeout: 200 * time.Millisecond})
+	addr := serveNative(t, embeddedEngine{openEngine(t)}, NativeLimits{Connections: 1, HandshakeTimeout: 2 * time.Second})
 	first := dialCh(t, addr, ch.CompressionDisabled)
 	_, err := ch.Dial(t.Context(), ch.Options{Address: addr, User: "writer", Password: "w"})
 	wantCode(t, "one connection too many", 202, err)
