@@ -6,12 +6,14 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
 	kafka "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/tailrace/tailrace/schemas/formats"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"pgregory.net/rapid"
 )
 
@@ -254,25 +256,60 @@ func FuzzRecordBatch(f *testing.F) {
 	})
 }
 
+// Scenario: a metadata response that franz-go has encoded, whole, cut at every length, and for a topic that is unknown.
+// Guarantees: the id is read past brokers and tags; what is cut is no id.
+func TestIdentity(t *testing.T) {
+	want := topicID{1, 2, 3, 15: 9}
+	res := kmsg.NewPtrMetadataResponse()
+	res.Version, res.ClusterID, res.ControllerID = identityVersion, kmsg.StringPtr("cluster"), 1
+	for range 200 {
+		broker := kmsg.NewMetadataResponseBroker()
+		broker.NodeID, broker.Host, broker.Port = 7, strings.Repeat("host", 50), 9092
+		res.Brokers = append(res.Brokers, broker)
+	}
+	topic := kmsg.NewMetadataResponseTopic()
+	topic.Topic, topic.TopicID = kmsg.StringPtr("t"), want
+	res.Topics = append(res.Topics, topic)
+	frame := func() []byte { return res.AppendTo([]byte{0, 0, 0, 5, 0}) } // correlation id and tags
+	whole := frame()
+	if id, err := readIdentity(whole, 5); err != nil || id != want {
+		t.Fatalf("got %x, %v", id, err)
+	}
+	end := bytes.Index(whole, want[:]) + len(want)
+	for n := range end {
+		if _, err := readIdentity(whole[:n], 5); err == nil {
+			t.Fatalf("cut to %d of %d: no error", n, end)
+		}
+	}
+	if _, err := readIdentity(whole, 6); err == nil {
+		t.Fatal("the answer to another request was taken")
+	}
+	res.Topics[0].ErrorCode = int16(kafka.UnknownTopicOrPartition)
+	if _, err := readIdentity(frame(), 5); !errors.Is(err, errUnknownTopic) {
+		t.Fatalf("got %v", err)
+	}
+}
+
 // Scenario: any bytes as a fetch response.
 // Guarantees: no panic, and messages only inside what was asked for.
 func FuzzFetchResponse(f *testing.F) {
+	id := topicID{1}
 	body := rawBatch(f, 0, 0, record{value: []byte("1")})
 	var b []byte
 	i32, i64 := binary.BigEndian.AppendUint32, binary.BigEndian.AppendUint64
-	b = i32(i32(b, 1), 0)
-	b = i32(append(b, 0, 0), 0)
-	b = append(i32(b, 1), 0, 1, 't')
-	b = i32(i32(b, 1), 0)
-	b = i64(i64(i64(append(b, 0, 0), 1), 1), 0)
-	b = i64(i64(i32(b, 1), 7), 0)
-	b = i32(b, ^uint32(0))
-	b = append(i32(b, uint32(len(body))), body...)
+	b = i32(append(i32(b, 1), 0), 0)       // correlation, tags, throttle
+	b = append(i32(append(b, 0, 0), 0), 2) // code, session, 1 topic
+	b = append(append(b, id[:]...), 2)     // 1 partition
+	b = i64(append(i32(b, 0), 0, 0), 1)    // partition, code, high watermark
+	b = append(i64(i64(b, 1), 0), 2)       // end, log start, 1 aborted transaction
+	b = append(i64(i64(b, 7), 0), 0)       // producer, first offset, tags
+	b = binary.AppendUvarint(i32(b, ^uint32(0)), uint64(len(body)+1))
+	b = append(append(b, body...), 0, 0, 0)
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		x := newFetcher(newCluster(nil), "t", 0, 0, fetchLimits{maxBytes: 1 << 16, maxBatch: 1 << 16}, &Stats{})
 		defer x.close()
-		x.correlation, x.bound = 1, 1000
+		x.correlation, x.bound, x.id = 1, 1000, id
 		if x.open(data) != nil {
 			return
 		}

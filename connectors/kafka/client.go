@@ -35,6 +35,7 @@ type cluster struct {
 	timeout time.Duration
 	tls     *credentials.TLS // nil: plaintext
 	sasl    *SASL            // nil: no login
+	ids     sync.Map         // topic to its topicID, as first seen
 	settled atomic.Bool      // what the cluster is for has worked once: no door was closed
 }
 

@@ -1,7 +1,7 @@
 // Package kafka reads telemetry from Kafka and writes events and dead letters to it.
 //
 // kafka-go does what is rare: it dials, keeps the group membership, commits, produces and administers. What is done
-// for every record is our own: a Fetch v11 request and a decoder of record batches on a connection that kafka-go
+// for every record is our own: a Fetch v13 request and a decoder of record batches on a connection that kafka-go
 // dialled, which costs a tenth of kafka.Reader and checks what the Reader does not.
 //
 // # Non-obvious

@@ -104,7 +104,7 @@ func fetchResponse(req kmsg.Request, batches []byte) kmsg.Response {
 	asked := req.(*kmsg.FetchRequest)
 	res := asked.ResponseKind().(*kmsg.FetchResponse)
 	topic := kmsg.NewFetchResponseTopic()
-	topic.Topic = asked.Topics[0].Topic
+	topic.TopicID = asked.Topics[0].TopicID
 	partition := kmsg.NewFetchResponseTopicPartition()
 	partition.Partition = asked.Topics[0].Partitions[0].Partition
 	partition.HighWatermark, partition.LastStableOffset = 1000, 1000
@@ -208,7 +208,7 @@ func TestOldBroker(t *testing.T) {
 	})
 	f := newFetcher(newCluster(b.addrs()), topic, 0, 0, fetchLimits{maxWait: time.Millisecond, maxBytes: 1 << 20, maxBatch: 1 << 20}, &Stats{})
 	defer f.close()
-	if err := f.receive(deadline(t)); !errors.Is(err, pipeline.ErrConfig) || !strings.Contains(err.Error(), "Fetch version 11") {
+	if err := f.receive(deadline(t)); !errors.Is(err, pipeline.ErrConfig) || !strings.Contains(err.Error(), "Fetch version 13") {
 		t.Fatalf("got %v", err)
 	}
 }

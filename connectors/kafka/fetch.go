@@ -15,11 +15,11 @@ import (
 	"github.com/tailrace/tailrace/pipeline"
 )
 
-// Fetch version 11 is in every broker from 2.3 to 4.x. Later ones add topic ids and flexible fields, which gain nothing
-// where one partition is read.
+// Fetch version 13 is in every broker from 3.1 to 4.x. It names a topic by its id, so that a topic made anew under the same
+// name is not read on from where the old one was.
 const (
 	fetchKey     = 1
-	fetchVersion = 11
+	fetchVersion = 13
 )
 
 // responseSlack is what a response has beside its record batches, with a thousand aborted transactions.
@@ -44,6 +44,7 @@ type fetcher struct {
 	end      int64 // last stable offset, as last seen; -1 before that
 	logStart int64
 
+	id          topicID // of the topic, as the leader knows it
 	conn        net.Conn
 	stopped     sync.Mutex // guards interrupted, and the deadlines of conn against it
 	interrupted bool
@@ -184,6 +185,9 @@ func (f *fetcher) connect(ctx context.Context) error {
 	if err := f.checkVersion(ctx, raw, conn); err != nil {
 		return errors.Join(fmt.Errorf("leader %s: %w", leader, err), raw.Close())
 	}
+	if f.id, err = f.identify(ctx, raw); err != nil {
+		return errors.Join(fmt.Errorf("leader %s: %w", leader, err), raw.Close())
+	}
 	f.conn = raw
 	return nil
 }
@@ -201,7 +205,7 @@ func (f *fetcher) checkVersion(ctx context.Context, raw net.Conn, conn *kafka.Co
 	for _, v := range versions {
 		if v.ApiKey == fetchKey {
 			if v.MinVersion > fetchVersion || v.MaxVersion < fetchVersion {
-				return fmt.Errorf("%w: want a broker with Fetch version %d (Kafka 2.3 or later), got versions %d to %d",
+				return fmt.Errorf("%w: want a broker with Fetch version %d (Kafka 3.1 or later), got versions %d to %d",
 					pipeline.ErrConfig, fetchVersion, v.MinVersion, v.MaxVersion)
 			}
 			return nil
@@ -245,7 +249,7 @@ func (f *fetcher) ask(offset int64) error {
 		return errInterrupted
 	}
 	f.correlation++
-	f.request = appendFetch(f.request[:0], f.correlation, f.topic, f.partition, offset, f.limits)
+	f.request = appendFetch(f.request[:0], f.correlation, f.id, f.partition, offset, f.limits)
 	if _, err := f.conn.Write(f.request); err != nil {
 		return err
 	}
@@ -255,14 +259,10 @@ func (f *fetcher) ask(offset int64) error {
 
 var errInterrupted = errors.New("interrupted")
 
-func appendFetch(b []byte, correlation int32, topic string, partition int32, offset int64, l fetchLimits) []byte {
-	i16, i32, i64 := binary.BigEndian.AppendUint16, binary.BigEndian.AppendUint32, binary.BigEndian.AppendUint64
+func appendFetch(b []byte, correlation int32, topic topicID, partition int32, offset int64, l fetchLimits) []byte {
+	i32, i64 := binary.BigEndian.AppendUint32, binary.BigEndian.AppendUint64
 	none := ^uint32(0) // -1
-	b = i32(b, 0)      // size, below
-	b = i16(b, fetchKey)
-	b = i16(b, fetchVersion)
-	b = i32(b, uint32(correlation))
-	b = append(i16(b, uint16(len(clientID))), clientID...)
+	b = appendHeader(b, fetchKey, fetchVersion, correlation)
 	b = i32(b, none) // replica id: a consumer
 	b = i32(b, uint32(l.maxWait/time.Millisecond))
 	b = i32(b, 1) // min bytes
@@ -270,16 +270,19 @@ func appendFetch(b []byte, correlation int32, topic string, partition int32, off
 	b = append(b, 1) // isolation level: read committed
 	b = i32(b, 0)    // session id
 	b = i32(b, none) // session epoch: no session
-	b = i32(b, 1)
-	b = append(i16(b, uint16(len(topic))), topic...)
-	b = i32(b, 1)
+	b = append(b, 2) // 1 topic: lengths are one more than they say
+	b = append(b, topic[:]...)
+	b = append(b, 2) // 1 partition
 	b = i32(b, uint32(partition))
 	b = i32(b, none) // leader epoch: not checked
 	b = i64(b, uint64(offset))
+	b = i32(b, none)       // last fetched epoch: for followers
 	b = i64(b, ^uint64(0)) // log start offset: for followers
 	b = i32(b, uint32(l.maxBytes))
-	b = i32(b, 0) // forgotten topics
-	b = i16(b, 0) // rack
+	b = append(b, 0, 0) // tags of the partition, of the topic
+	b = append(b, 1)    // no forgotten topics
+	b = append(b, 1)    // rack: empty
+	b = append(b, 0)    // tags
 	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
 	return b
 }

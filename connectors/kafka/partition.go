@@ -107,7 +107,9 @@ func (p *partition) Read(ctx context.Context) (pipeline.Delivery, error) {
 
 // permanent returns the error to give up with, or nil if err may pass.
 func (p *partition) permanent(ctx context.Context, err error) error {
-	if !errors.Is(err, errUnknownTopic) && !errors.Is(err, kafka.UnknownTopicOrPartition) {
+	gone := errors.Is(err, errUnknownTopic) || errors.Is(err, kafka.UnknownTopicOrPartition) ||
+		errors.Is(err, unknownTopicID) || errors.Is(err, inconsistentTopicID)
+	if !gone {
 		p.unknown = 0
 	}
 	switch {
@@ -121,7 +123,7 @@ func (p *partition) permanent(ctx context.Context, err error) error {
 		if p.corrupt++; p.corrupt == corruptTries {
 			return fmt.Errorf("fetched %d times: %w", p.corrupt, err)
 		}
-	case errors.Is(err, errUnknownTopic), errors.Is(err, kafka.UnknownTopicOrPartition):
+	case gone:
 		if p.unknown++; p.unknown == unknownTries {
 			return fmt.Errorf("%w: it was there when reading began: %w", pipeline.ErrConfig, err)
 		}

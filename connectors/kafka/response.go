@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	kafka "github.com/segmentio/kafka-go"
 	"github.com/tailrace/tailrace/schemas/formats"
@@ -14,15 +15,16 @@ import (
 func (f *fetcher) open(b []byte) error {
 	r := wire{b: b}
 	correlation := r.i32()
+	r.tags()
 	r.i32() // throttle time: the broker itself holds the connection back
 	code := r.i16()
 	r.i32() // session
-	topics := r.i32()
-	var name []byte
-	var partitions int32
+	topics := r.length()
+	var id topicID
+	partitions := 0
 	if topics == 1 {
-		name = r.bytes(int32(r.i16()))
-		partitions = r.i32()
+		copy(id[:], r.take(len(id)))
+		partitions = r.length()
 	}
 	switch {
 	case r.short:
@@ -31,8 +33,8 @@ func (f *fetcher) open(b []byte) error {
 		return fmt.Errorf("response: want correlation id %d, got %d", f.correlation, correlation)
 	case code != 0:
 		return kafka.Error(code)
-	case topics != 1 || string(name) != f.topic || partitions != 1:
-		return fmt.Errorf("response: want 1 topic %q with 1 partition, got %d topics, %q with %d", f.topic, topics, name, partitions)
+	case topics != 1 || id != f.id || partitions != 1:
+		return fmt.Errorf("response: want 1 topic %x with 1 partition, got %d topics, %x with %d", f.id, topics, id, partitions)
 	}
 	partition := r.i32()
 	code = r.i16()
@@ -41,11 +43,12 @@ func (f *fetcher) open(b []byte) error {
 	logStart := r.i64()
 	f.aborted = f.aborted[:0]
 	clear(f.aborting)
-	for n := r.i32(); n > 0 && !r.short; n-- {
+	for n := r.length(); n > 0 && !r.short; n-- {
 		f.aborted = append(f.aborted, abortedTransaction{r.i64(), r.i64()})
+		r.tags()
 	}
 	r.i32() // preferred read replica: none, as no rack is named
-	batches := r.bytes(r.i32())
+	batches := r.bytes(r.length())
 	switch {
 	case r.short:
 		return fmt.Errorf("response of %d bytes is cut short", len(b))
@@ -64,7 +67,7 @@ func (f *fetcher) open(b []byte) error {
 	return nil
 }
 
-// wire reads the fixed fields of a response. After the end it gives zeros and short is set.
+// wire reads the fields of a response. After the end it gives zeros and short is set.
 type wire struct {
 	b     []byte
 	short bool
@@ -101,12 +104,34 @@ func (w *wire) i64() int64 {
 	return 0
 }
 
+// uvarint reads a number of 31 bits.
+func (w *wire) uvarint() int {
+	v, n := binary.Uvarint(w.b)
+	if n <= 0 || v > math.MaxInt32 {
+		w.take(-1)
+		return 0
+	}
+	w.take(n)
+	return int(v)
+}
+
+// length reads the length of a list or of bytes, which is written as one more; a null, 0, is -1.
+func (w *wire) length() int { return w.uvarint() - 1 }
+
 // bytes reads n bytes; a null, -1, is empty.
-func (w *wire) bytes(n int32) []byte {
+func (w *wire) bytes(n int) []byte {
 	if n == -1 {
 		return nil
 	}
-	return w.take(int(n))
+	return w.take(n)
+}
+
+// tags steps over fields that this version of a request may have more.
+func (w *wire) tags() {
+	for n := w.uvarint(); n > 0 && !w.short; n-- {
+		w.uvarint()
+		w.take(w.uvarint())
+	}
 }
 
 // message gives the next message of the response, lent until the next call. The error is errDrained after the last one,

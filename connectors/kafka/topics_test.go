@@ -51,29 +51,31 @@ func deleteRecords(t *testing.T, b broker, name string, before int64) {
 	}
 }
 
-// Scenario: the topic is deleted and made anew while it is read, with fewer messages than were read.
+// Scenario: the topic is deleted and made anew while it is read, with fewer messages than were read, and with more.
 // Guarantees: reading stops with an error of configuration that names the topic; it never goes on in the new one.
 func suiteMadeAnew(t *testing.T, b broker) {
-	topic := makeTopic(t, b, 1, nil)
-	numbers(t, b, topic, 1, 0, 100)
-	s := openSource(t, testConfig(b, topic))
-	g := join(t, s)
-	p := only(t, g)
-	readMessages(t, p, 100)
-	ok(t, g.Commit(deadline(t), map[int32]int64{0: 100}))
-	deleteTopic(t, b, topic)
-	ok(t, CreateTopic(deadline(t), b.addrs(), topic, 1, nil))
-	numbers(t, b, topic, 1, 1000, 10)
-	var err error
-	for err == nil {
-		var d pipeline.Delivery
-		if d, err = p.Read(deadline(t)); d.Messages > 0 {
-			t.Fatalf("got %d messages of the new topic", d.Messages)
+	for _, anew := range []int{10, 200} {
+		topic := makeTopic(t, b, 1, nil)
+		numbers(t, b, topic, 1, 0, 100)
+		s := openSource(t, testConfig(b, topic))
+		g := join(t, s)
+		p := only(t, g)
+		readMessages(t, p, 100)
+		ok(t, g.Commit(deadline(t), map[int32]int64{0: 100}))
+		deleteTopic(t, b, topic)
+		ok(t, CreateTopic(deadline(t), b.addrs(), topic, 1, nil))
+		numbers(t, b, topic, 1, 1000, anew)
+		var err error
+		for err == nil {
+			var d pipeline.Delivery
+			if d, err = p.Read(deadline(t)); d.Messages > 0 {
+				t.Fatalf("got %d messages of the new topic", d.Messages)
+			}
+			d.Release()
 		}
-		d.Release()
-	}
-	if !errors.Is(err, pipeline.ErrConfig) || !strings.Contains(err.Error(), topic) || !strings.Contains(err.Error(), "made anew") {
-		t.Fatalf("got %v", err)
+		if !errors.Is(err, pipeline.ErrConfig) || !errors.Is(err, errMadeAnew) || !strings.Contains(err.Error(), topic) {
+			t.Fatalf("got %v", err)
+		}
 	}
 }
 
