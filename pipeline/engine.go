@@ -50,8 +50,9 @@ type Engine struct {
 
 // New returns an engine that has opened nothing yet.
 func New(plan Plan, env Env) *Engine {
+	status := newStatusBoard()
 	return &Engine{
-		plan: plan, env: env, scorers: newScorerPool(plan.Scorers), metrics: newMetrics(), status: newStatusBoard(),
+		plan: plan, env: env, scorers: newScorerPool(plan.Scorers), metrics: newMetrics(status.isReady), status: status,
 		tracer: tracerOf(env.Tracer),
 	}
 }

@@ -43,7 +43,8 @@ type Metrics struct {
 // reaches.
 const latencyMax = int64(time.Hour / time.Microsecond)
 
-func newMetrics() *Metrics {
+// newMetrics makes them; ready is asked at every scrape.
+func newMetrics(ready func() float64) *Metrics {
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -86,7 +87,9 @@ func newMetrics() *Metrics {
 	waits := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "tailrace_memory_limit_waits", Help: "Reads of this group generation that waited because limits.memory was reached."},
 		func() float64 { return m.ofBudget(func(b *budget) int64 { return b.waited.Load() }) })
-	m.Registry.MustRegister(held, waits, m.messages, m.bytes, m.lag, m.eventTime, m.lateRows, m.drops, m.deadLetters, m.eventCount,
+	works := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tailrace_ready", Help: "1 while the pipeline works, as /readyz says, else 0."}, ready)
+	m.Registry.MustRegister(works, held, waits, m.messages, m.bytes, m.lag, m.eventTime, m.lateRows, m.drops, m.deadLetters, m.eventCount,
 		m.storedRows, m.checkpoints, m.appendToIns, m.stepTime, m.stepRows, m.stages, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m

@@ -265,21 +265,37 @@ func dropped(a *AssetStatus) int64 {
 	return n
 }
 
+// ready says whether the pipeline works, and if not, why.
+func (b *statusBoard) ready() (bool, string) {
+	switch {
+	case b.at != stageRunning:
+		return false, string(b.at)
+	case !b.storingSince.IsZero() && time.Since(b.storingSince) > stuckAfter:
+		return false, "the sink has not taken a checkpoint since " + b.storingSince.UTC().Format(time.RFC3339)
+	case b.source != nil:
+		trouble := b.source.Trouble()
+		return trouble == "", trouble
+	}
+	return true, ""
+}
+
+// isReady is 1 while the pipeline works, for metrics.
+func (b *statusBoard) isReady() float64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if ok, _ := b.ready(); ok {
+		return 1
+	}
+	return 0
+}
+
 // Status says how far the pipeline and each of its assets have come.
 func (e *Engine) Status() Status {
 	b := e.status
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := Status{Pipeline: e.plan.ID, Stage: string(b.at), Ready: b.at == stageRunning, Assets: []AssetStatus{}}
-	if !s.Ready {
-		s.Reason = string(b.at)
-	} else if !b.storingSince.IsZero() && time.Since(b.storingSince) > stuckAfter {
-		s.Ready, s.Reason = false, "the sink has not taken a checkpoint since "+b.storingSince.UTC().Format(time.RFC3339)
-	}
-	if s.Ready && b.source != nil {
-		s.Reason = b.source.Trouble()
-		s.Ready = s.Reason == ""
-	}
+	s := Status{Pipeline: e.plan.ID, Stage: string(b.at), Assets: []AssetStatus{}}
+	s.Ready, s.Reason = b.ready()
 	now := time.Now()
 	for _, a := range b.assets {
 		shown := *a
