@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -297,10 +299,13 @@ func (p *plant) answers(path string) (int, string) {
 	return r.StatusCode, string(text)
 }
 
-// peakRSS is the most memory that a process has had, in bytes (proc(5), VmHWM).
+// peakRSS is the most memory that a process has had, in bytes (proc(5), VmHWM); 0 once it has ended.
 func peakRSS(t *testing.T, p *process) int64 {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+		return 0
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +318,7 @@ func peakRSS(t *testing.T, p *process) int64 {
 			return kib << 10
 		}
 	}
-	return 0 // the process has ended, and nobody has waited for it yet
+	return 0
 }
 
 func freePort(t *testing.T) string {
