@@ -1,7 +1,7 @@
-// Package bench measures the program's parts against each other in one run, so that the figures hold on any machine:
+// The benchmarks of this file measure the program's parts against each other in one run, so that ratios hold on any machine:
 //
 //	go test ./bench -bench . -benchtime 3x
-package bench
+package main
 
 import (
 	"context"
