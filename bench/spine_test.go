@@ -1,7 +1,9 @@
-// The benchmarks of this file measure the program's parts against each other in one run, so that ratios hold on any machine:
+package main
+
+// The benchmarks of this file measure the program's parts against each other in one run, so that ratios hold on any
+// machine:
 //
 //	go test ./bench -bench . -benchtime 3x
-package main
 
 import (
 	"context"
