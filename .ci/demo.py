@@ -30,6 +30,17 @@ want(
     isinstance(second, dict) and isinstance(detection, dict) and second.get("detection", {}).keys() == detection.keys(),
     f"autoencoder: a detection for the same faults, got {second!r}",
 )
+third = demo.get("classifier")  # not there in a program built without a C compiler, which cannot train nets
+want(
+    "classifier" not in demo
+    and demo.get("onnxruntime_version") == "none"
+    or isinstance(third, dict)
+    and isinstance(detection, dict)
+    # Faults 3 and 9 can hardly be told from normal operation; the classifier does not know them.
+    and third.get("accuracy", {}).keys() == detection.keys() - {"3", "9"} | {"normal"}
+    and {"macro", "validation_loss"} <= third.keys(),
+    f"classifier: an accuracy for normal and the faults but 3 and 9, got {third!r}",
+)
 
 if not faults:
     want(demo["produced"] > 0, "produced: more than 0")
@@ -48,6 +59,12 @@ if not faults:
     want(0 < latency["p50"] <= latency["p99"], f"0 < p50 <= p99, got {latency}")
     rates = [*detection.values(), demo["false_alarm_rate"], *second["detection"].values(), second["false_alarm_rate"]]
     want(all(0 <= rate <= 1 for rate in rates), f"rates from 0 to 1, got {rates}")
+    if third is not None:
+        shares = third["accuracy"].values()
+        want(all(0 <= share <= 1 for share in shares), f"shares from 0 to 1, got {third}")
+        want(abs(third["macro"] - sum(shares) / len(shares)) < 1e-3, f"macro: the mean of accuracy, got {third}")
+        want(third["macro"] > 1 / len(shares), f"a classifier that is better than chance, got {third}")
+        want(third["validation_loss"] > 0, f"validation_loss: more than 0, got {third}")
     # Without any skill a detector flags faulty windows as often as normal ones.
     want(max(detection.values()) > demo["false_alarm_rate"], "a fault that is detected more often than normal operation")
 

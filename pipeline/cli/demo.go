@@ -134,6 +134,9 @@ func (e *env) demo(ctx context.Context, o demoOptions) (err error) {
 	if summary.Autoencoder, err = d.autoencoder(ctx); err != nil {
 		return stopped(ctx, fmt.Errorf("autoencoder: %w", err))
 	}
+	if summary.Classifier, err = d.classifier(ctx); err != nil {
+		return stopped(ctx, fmt.Errorf("classifier: %w", err))
+	}
 	if err := d.show(summary); err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func (s *scorers) close() error {
 }
 
 // autoencoder runs the carried runs through the steps of the autoencoder's pipeline file, up to the score.
-func (d *demo) autoencoder(ctx context.Context) (_ *secondModel, err error) {
+func (d *demo) autoencoder(ctx context.Context) (*secondModel, error) {
 	path := filepath.Join(filepath.Dir(d.file), autoencoderFile)
 	f, err := d.load(path)
 	if err != nil {
@@ -78,29 +78,37 @@ func (d *demo) autoencoder(ctx context.Context) (_ *secondModel, err error) {
 	if err != nil {
 		return nil, err
 	}
+	t := &tally{
+		start: file.DefaultConfig().Start, threshold: bundle.Manifest.Thresholds[model.Quantile(autoencoderLimit)],
+		runs: map[string]*runTally{},
+	}
+	if err := d.offline(ctx, plan, plan.Steps[:last+1], demoRuns, t.add); err != nil {
+		return nil, err
+	}
+	return t.result()
+}
+
+// offline puts carried runs, one asset each, through steps. out borrows what the last of them gives.
+func (d *demo) offline(ctx context.Context, plan pipeline.Plan, steps []pipeline.Step, runs []string, out func(arrow.Record) error) (err error) {
 	c := file.DefaultConfig()
 	c.Format, c.Period = file.FormatTEP, demoPeriod
-	for _, run := range demoRuns {
+	for _, run := range runs {
 		c.Files = append(c.Files, "demo/tep/"+run+".dat.gz")
 	}
 	reader, err := file.Open(deploy.Demo, c, d.Alloc)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, reader.Close()) }()
 	pool := &scorers{factories: d.Components.Scorers}
 	defer func() { err = errors.Join(err, pool.close()) }()
-	t := &tally{start: c.Start, threshold: bundle.Manifest.Thresholds[model.Quantile(autoencoderLimit)], runs: map[string]*runTally{}}
 	settings := pipeline.Settings{Pipeline: plan.ID, Dir: plan.Dir, Alloc: d.Alloc, Log: d.log, Scorers: pool}
-	offline, err := pipeline.NewOffline(plan.Steps[:last+1], settings, plan.Watermark, t.add)
+	offline, err := pipeline.NewOffline(steps, settings, plan.Watermark, out)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, offline.Close()) }()
-	if err := offline.Run(ctx, reader.Next); err != nil {
-		return nil, err
-	}
-	return t.result()
+	return offline.Run(ctx, reader.Next)
 }
 
 // tally counts the windows of each run over a threshold.
@@ -114,26 +122,38 @@ type runTally struct{ windows, over int }
 
 // add counts the rows of score. Of a faulty run, those that end before the fault do not count.
 func (t *tally) add(rec arrow.Record) error {
-	column := func(name string) arrow.Array { return rec.Column(rec.Schema().FieldIndices(name)[0]) }
-	assets, ok := column(schemas.NameAsset).(*array.Dictionary)
-	times, ok2 := column(schemas.NameTS).(*array.Timestamp)
-	scores, ok3 := column(schemas.NameScore).(*array.Float32)
-	if !ok || !ok2 || !ok3 {
+	scores, ok := column(rec, schemas.NameScore).(*array.Float32)
+	if !ok {
 		return fmt.Errorf("want the columns of score, got %s", rec.Schema())
 	}
-	names := assets.Dictionary().(*array.String)
-	for i := range int(rec.NumRows()) {
-		run := names.Value(assets.GetValueIndex(i))
-		sample := 1 + int((int64(times.Value(i))-t.start.UnixNano())/int64(demoPeriod))
-		if scores.IsNull(i) || run != demoNormal && sample <= demoFaultSample {
-			continue
-		}
+	return scoredRows(rec, t.start, func(i int, run string) {
 		if t.runs[run] == nil {
 			t.runs[run] = &runTally{}
 		}
 		t.runs[run].windows++
 		if float64(scores.Value(i)) > t.threshold {
 			t.runs[run].over++
+		}
+	})
+}
+
+func column(rec arrow.Record, name string) arrow.Array {
+	return rec.Column(rec.Schema().FieldIndices(name)[0])
+}
+
+// scoredRows visits the rows of score that count: those with a score and, of a faulty run, that end after the fault began.
+func scoredRows(rec arrow.Record, start time.Time, visit func(i int, run string)) error {
+	assets, ok := column(rec, schemas.NameAsset).(*array.Dictionary)
+	times, ok2 := column(rec, schemas.NameTS).(*array.Timestamp)
+	if !ok || !ok2 {
+		return fmt.Errorf("want the columns of score, got %s", rec.Schema())
+	}
+	scores, names := column(rec, schemas.NameScore), assets.Dictionary().(*array.String)
+	for i := range int(rec.NumRows()) {
+		run := names.Value(assets.GetValueIndex(i))
+		sample := 1 + int((int64(times.Value(i))-start.UnixNano())/int64(demoPeriod))
+		if scores.IsValid(i) && (run == demoNormal || sample > demoFaultSample) {
+			visit(i, run)
 		}
 	}
 	return nil

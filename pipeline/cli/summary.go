@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +36,7 @@ type summary struct {
 	Backend             string             `json:"backend"`
 	Provider            string             `json:"provider"`
 	Autoencoder         *secondModel       `json:"autoencoder"` // of the same runs, read from their files
+	Classifier          *labeller          `json:"classifier,omitempty"`
 }
 
 type quantiles struct {
@@ -153,6 +155,16 @@ func collect[V any](ctx context.Context, db clickhouse.Conn, query string, into 
 	return rows.Err()
 }
 
+// sortedFaults are the keys of by, in the order of their numbers.
+func sortedFaults(by map[string]float64) []string {
+	return slices.SortedFunc(maps.Keys(by), func(a, b string) int {
+		if len(a) != len(b) {
+			return len(a) - len(b)
+		}
+		return strings.Compare(a, b)
+	})
+}
+
 // show prints the summary, for people or as JSON.
 func (d *demo) show(s *summary) error {
 	d.progress("\nRead back from ClickHouse %s", s.ClickHouseVersion)
@@ -160,17 +172,7 @@ func (d *demo) show(s *summary) error {
 	d.progress("  predictions %d scored, %v without a score; events %d", s.Predictions, s.PredictionsUnscored, s.Events)
 	d.progress("  scored by %s on %s (ONNX Runtime %s)", s.Backend, s.Provider, s.ONNXRuntimeVersion)
 	d.progress("\n  fault  detected  first event after  events  autoencoder")
-	faults := make([]string, 0, len(s.Detection))
-	for fault := range s.Detection {
-		faults = append(faults, fault)
-	}
-	slices.SortFunc(faults, func(a, b string) int {
-		if len(a) != len(b) {
-			return len(a) - len(b)
-		}
-		return strings.Compare(a, b)
-	})
-	for _, fault := range faults {
+	for _, fault := range sortedFaults(s.Detection) {
 		delay := "never"
 		if minutes, ok := s.FirstDetection[fault]; ok {
 			delay = (time.Duration(minutes * float64(time.Minute))).String()
@@ -180,6 +182,9 @@ func (d *demo) show(s *summary) error {
 	}
 	d.progress("  false alarms on the normal run: %.1f %% of windows; of the autoencoder, whose windows last a quarter of an hour, %.1f %%",
 		100*s.FalseAlarmRate, 100*s.Autoencoder.FalseAlarmRate)
+	if s.Classifier != nil {
+		d.progress("  classifier, trained just now on the runs dNN.dat and shown these dNN_te.dat: %s", s.Classifier)
+	}
 	d.progress("\n  full speed: %.0f records/s", s.RecordsPerSecond)
 	d.progress("  at %.0f records/s: append to insert p50 %.0f ms, p99 %.0f ms; append to event p50 %.0f ms, p99 %.0f ms",
 		s.PacedRate, s.LatencyMS.P50, s.LatencyMS.P99, s.EventLatencyMS.P50, s.EventLatencyMS.P99)

@@ -53,38 +53,54 @@ func (e *env) train(ctx context.Context, path, output string) error {
 	if err != nil {
 		return err
 	}
-	section, ok := f.Sections["train"].(*trainSection)
-	if !ok {
-		return fmt.Errorf("%w: %s: want a section train, got none", errStart, path)
-	}
-	plan, err := e.plan(f, path)
+	made, err := e.trainFile(ctx, f, path, output)
 	if err != nil {
 		return err
+	}
+	if e.json {
+		m := made.bundle.Manifest
+		return e.print(trained{made.dir, m.Name, m.Version, m.TrainedOn.Rows, m.Thresholds, m.Metrics, m.Files})
+	}
+	return nil
+}
+
+// training is what came of the section train of a pipeline file.
+type training struct {
+	plan    pipeline.Plan
+	section *trainSection
+	bundle  *model.Bundle
+	dir     string // that the bundle was written to
+}
+
+// trainFile fits the model of f, the file at path, and writes its bundle into a folder of models; "" for the file's own.
+func (e *env) trainFile(ctx context.Context, f *spec.File, path, output string) (r training, err error) {
+	var ok bool
+	if r.section, ok = f.Sections["train"].(*trainSection); !ok {
+		return r, fmt.Errorf("%w: %s: want a section train, got none", errStart, path)
+	}
+	if r.plan, err = e.plan(f, path); err != nil {
+		return r, err
 	}
 	last := slices.IndexFunc(f.Steps, func(s spec.Step) bool { return s.Kind == "window" })
 	if last < 0 {
-		return f.Fault("steps", "want a step window to train on, got none")
+		return r, f.Fault("steps", "want a step window to train on, got none")
 	}
-	bundle, err := e.fit(ctx, plan, plan.Steps[:last+1], section)
-	if err != nil {
-		return err
+	if r.bundle, err = e.fit(ctx, r.plan, r.plan.Steps[:last+1], r.section); err != nil {
+		return r, err
 	}
 	if output == "" {
-		output = section.Model.Output
+		output = r.section.Model.Output
 		if !filepath.IsAbs(output) {
-			output = filepath.Join(plan.Dir, output)
+			output = filepath.Join(r.plan.Dir, output)
 		}
 	}
-	dir := filepath.Join(output, bundle.Manifest.Name, bundle.Manifest.Version)
-	if err := model.Write(dir, bundle); err != nil {
-		return err
+	m := &r.bundle.Manifest
+	r.dir = filepath.Join(output, m.Name, m.Version)
+	if err := model.Write(r.dir, r.bundle); err != nil {
+		return r, err
 	}
-	m := bundle.Manifest
-	e.progress("wrote %s: %s %s from %d windows, thresholds %v", dir, m.Name, m.Version, m.TrainedOn.Rows, m.Thresholds)
-	if e.json {
-		return e.print(trained{dir, m.Name, m.Version, m.TrainedOn.Rows, m.Thresholds, m.Metrics, m.Files})
-	}
-	return nil
+	e.progress("wrote %s: %s %s from %d windows, thresholds %v", r.dir, m.Name, m.Version, m.TrainedOn.Rows, m.Thresholds)
+	return r, nil
 }
 
 // fit runs steps over the recorded data and fits the model to the windows.
