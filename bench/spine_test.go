@@ -116,16 +116,6 @@ func BenchmarkDecode(b *testing.B) {
 	perRow(b, len(messages))
 }
 
-// scorers opens the reference backend, which is there in every build.
-type scorers struct{ open pipeline.Scorer }
-
-func (s *scorers) Scorer(ctx context.Context, spec pipeline.ScorerSpec) (_ pipeline.Scorer, err error) {
-	if s.open == nil {
-		s.open, err = reference.New(ctx, spec)
-	}
-	return s.open, err
-}
-
 const modelPath = "models/tep-pca/1.0.0"
 
 // demoSteps are those of the demo's pipeline file, on the reference backend.
@@ -175,8 +165,10 @@ func BenchmarkFlow(b *testing.B) {
 		b.Fatal(err)
 	}
 	steps := demoSteps(b, filepath.Join(dir, modelPath))
+	scorers := pipeline.NewScorers(map[string]pipeline.ScorerFactory{reference.Backend: reference.New})
+	defer scorers.Close()
 	settings := pipeline.Settings{
-		Pipeline: "bench", Dir: dir, Alloc: memory.DefaultAllocator, Log: slog.New(slog.DiscardHandler), Scorers: &scorers{},
+		Pipeline: "bench", Dir: dir, Alloc: memory.DefaultAllocator, Log: slog.New(slog.DiscardHandler), Scorers: scorers,
 	}
 	b.ResetTimer()
 	for range b.N {

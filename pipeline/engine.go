@@ -40,7 +40,7 @@ type Env struct {
 type Engine struct {
 	plan      Plan
 	env       Env
-	scorers   *scorerPool
+	scorers   *Scorers
 	sink      Sink
 	publisher Publisher
 	metrics   *Metrics
@@ -52,7 +52,7 @@ type Engine struct {
 func New(plan Plan, env Env) *Engine {
 	status := newStatusBoard()
 	return &Engine{
-		plan: plan, env: env, scorers: newScorerPool(plan.Scorers), metrics: newMetrics(status.isReady), status: status,
+		plan: plan, env: env, scorers: NewScorers(plan.Scorers), metrics: newMetrics(status.isReady), status: status,
 		tracer: tracerOf(env.Tracer),
 	}
 }
@@ -79,7 +79,7 @@ func (nothing) events(_ context.Context, b arrow.Record) error { b.Release(); re
 // StepErrors, joined. Models are loaded and verified. An engine that was checked may still Run.
 func (e *Engine) Check() ([]*arrow.Schema, error) {
 	given, err := e.bind()
-	return given, errors.Join(err, e.scorers.close())
+	return given, errors.Join(err, e.scorers.Close())
 }
 
 func (e *Engine) bind() ([]*arrow.Schema, error) {
@@ -99,7 +99,7 @@ func (e *Engine) Metrics() *Metrics { return e.metrics }
 // Run opens the sinks, joins the group and processes until ctx ends or, with a bounded source, the bound is reached. It
 // returns nil when all that was read is stored and committed. What no retry mends wraps ErrConfig.
 func (e *Engine) Run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, e.scorers.close()) }()
+	defer func() { err = errors.Join(err, e.scorers.Close()) }()
 	if _, err := e.bind(); err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}

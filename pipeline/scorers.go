@@ -11,8 +11,8 @@ import (
 	"sync"
 )
 
-// scorerPool opens each model once and closes all at the end.
-type scorerPool struct {
+// Scorers opens each model once and closes all at the end. It may be used from several goroutines.
+type Scorers struct {
 	factories map[string]ScorerFactory
 
 	mu    sync.Mutex
@@ -20,12 +20,13 @@ type scorerPool struct {
 	known map[string]ScorerInfo // of all that were ever opened
 }
 
-func newScorerPool(factories map[string]ScorerFactory) *scorerPool {
-	return &scorerPool{factories: factories, open: map[string]Scorer{}, known: map[string]ScorerInfo{}}
+// NewScorers returns a pool that makes scorers with factories, by backend.
+func NewScorers(factories map[string]ScorerFactory) *Scorers {
+	return &Scorers{factories: factories, open: map[string]Scorer{}, known: map[string]ScorerInfo{}}
 }
 
 // Scorer implements ScorerPool. Opening holds the lock: a second task that wants the same model waits and shares it.
-func (p *scorerPool) Scorer(ctx context.Context, spec ScorerSpec) (Scorer, error) {
+func (p *Scorers) Scorer(ctx context.Context, spec ScorerSpec) (Scorer, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	key := fmt.Sprintf("%s/%x", spec.Backend, sha256.Sum256(spec.Model))
@@ -47,7 +48,7 @@ func (p *scorerPool) Scorer(ctx context.Context, spec ScorerSpec) (Scorer, error
 }
 
 // infos lists what runs or ran.
-func (p *scorerPool) infos() []ScorerInfo {
+func (p *Scorers) infos() []ScorerInfo {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var list []ScorerInfo
@@ -57,7 +58,8 @@ func (p *scorerPool) infos() []ScorerInfo {
 	return list
 }
 
-func (p *scorerPool) close() error {
+// Close closes every scorer that is open.
+func (p *Scorers) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var faults []error

@@ -32,33 +32,6 @@ const (
 	autoencoderLimit  = 0.99
 )
 
-// scorers opens models for steps that run outside an engine. It is for one goroutine.
-type scorers struct {
-	factories map[string]pipeline.ScorerFactory
-	open      []pipeline.Scorer
-}
-
-// Scorer implements [pipeline.ScorerPool].
-func (s *scorers) Scorer(ctx context.Context, want pipeline.ScorerSpec) (pipeline.Scorer, error) {
-	factory, ok := s.factories[want.Backend]
-	if !ok {
-		return nil, fmt.Errorf("%w: backend: got %q, which this program does not have", pipeline.ErrConfig, want.Backend)
-	}
-	opened, err := factory(ctx, want)
-	if err == nil {
-		s.open = append(s.open, opened)
-	}
-	return opened, err
-}
-
-func (s *scorers) close() error {
-	var faults []error
-	for _, one := range s.open {
-		faults = append(faults, one.Close())
-	}
-	return errors.Join(faults...)
-}
-
 // autoencoder runs the carried runs through the steps of the autoencoder's pipeline file, up to the score.
 func (d *demo) autoencoder(ctx context.Context) (*secondModel, error) {
 	path := filepath.Join(filepath.Dir(d.file), autoencoderFile)
@@ -100,8 +73,8 @@ func (d *demo) offline(ctx context.Context, plan pipeline.Plan, steps []pipeline
 		return err
 	}
 	defer func() { err = errors.Join(err, reader.Close()) }()
-	pool := &scorers{factories: d.Components.Scorers}
-	defer func() { err = errors.Join(err, pool.close()) }()
+	pool := pipeline.NewScorers(d.Components.Scorers)
+	defer func() { err = errors.Join(err, pool.Close()) }()
 	settings := pipeline.Settings{Pipeline: plan.ID, Dir: plan.Dir, Alloc: d.Alloc, Log: d.log, Scorers: pool}
 	offline, err := pipeline.NewOffline(steps, settings, plan.Watermark, out)
 	if err != nil {
