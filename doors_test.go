@@ -67,9 +67,7 @@ func (l *lockedPlant) open(t *testing.T, password string) {
 
 func (l *lockedPlant) setSecret(t *testing.T, password string) {
 	t.Helper()
-	if err := os.WriteFile(l.secret, []byte(password+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	credentialstest.WriteFile(t, l.secret, password+"\n")
 }
 
 // Scenario: a pipeline behind TLS and SCRAM is checked, filled by replay and run; the broker comes back with another password;

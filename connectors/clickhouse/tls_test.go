@@ -52,9 +52,7 @@ func (s *secured) setPassword(t *testing.T, password string) (old string) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.user, []byte(password+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	credentialstest.WriteFile(t, s.user, password+"\n")
 	return strings.TrimSpace(string(before))
 }
 

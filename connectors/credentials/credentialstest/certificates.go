@@ -96,8 +96,14 @@ func Copy(t testing.TB, from, to string) {
 	t.Helper()
 	text, err := os.ReadFile(from)
 	check(t, err)
-	check(t, os.WriteFile(to+".new", text, 0o600))
-	check(t, os.Rename(to+".new", to))
+	WriteFile(t, to, string(text))
+}
+
+// WriteFile puts a text in the place of a file in one step, so that nobody who reads at that moment finds half of it.
+func WriteFile(t testing.TB, path, text string) {
+	t.Helper()
+	check(t, os.WriteFile(path+".new", []byte(text), 0o600))
+	check(t, os.Rename(path+".new", path))
 }
 
 func write(t testing.TB, kind string, der []byte) string {
