@@ -14,6 +14,8 @@ import (
 type Step struct {
 	Name string
 	New  NewOperator
+	// Fingerprint changes when what the step's state means changes: with its kind and config, and those of the steps before.
+	Fingerprint string
 }
 
 // StepError is an error that one step of the chain gave.

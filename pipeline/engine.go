@@ -8,6 +8,7 @@ import (
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/memory"
+	"github.com/tailrace/tailrace/pipeline/state"
 	"github.com/tailrace/tailrace/schemas"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -24,9 +25,14 @@ type Plan struct {
 	Sink       NewSink
 	Publisher  NewPublisher
 	Scorers    map[string]ScorerFactory
+	Store      state.Store
 	Watermark  WatermarkConfig
 	Checkpoint CheckpointConfig
+	State      StateConfig
 	Limits     LimitsConfig
+	// Adopt lets the pipeline go on where it would stop: from a commit that another program made, with empty state, or at
+	// the beginning of a topic that was made anew.
+	Adopt bool
 }
 
 // Env is what the program lends the engine.

@@ -213,7 +213,7 @@ func (g *generation) settle(ctx context.Context, cp *Checkpoint, rows int64, nex
 	e := g.engine
 	started := time.Now()
 	if rows > 0 {
-		if err := e.stage(ctx, "insert", func(ctx context.Context) error { return e.sink.Write(ctx, cp) }); err != nil {
+		if err := e.stage(ctx, "insert", func(ctx context.Context) error { _, err := e.sink.Write(ctx, cp); return err }); err != nil {
 			return fmt.Errorf("%d rows not stored: %w", rows, err)
 		}
 	}
@@ -229,7 +229,11 @@ func (g *generation) settle(ctx context.Context, cp *Checkpoint, rows int64, nex
 	if len(next) == 0 {
 		return nil
 	}
-	if err := e.stage(ctx, "commit", func(ctx context.Context) error { return g.group.Commit(ctx, next) }); err != nil {
+	commits := map[int32]Commit{}
+	for p, offset := range next {
+		commits[p] = Commit{Offset: offset}
+	}
+	if err := e.stage(ctx, "commit", func(ctx context.Context) error { return g.group.Commit(ctx, commits) }); err != nil {
 		return fmt.Errorf("%w: %w", errNotCommitted, err)
 	}
 	e.metrics.stage("commit", time.Since(flushed))

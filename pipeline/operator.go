@@ -8,9 +8,11 @@ package pipeline
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/memory"
+	"github.com/tailrace/tailrace/pipeline/state"
 )
 
 // Operator turns record batches into record batches. The runtime calls one Operator from one goroutine at a time, so it
@@ -28,8 +30,14 @@ type Operator interface {
 	// same are late.
 	Advance(ctx context.Context, watermark int64, out Emitter) error
 	// Finish says that the input has ended: what is complete is emitted, what is not is emitted with the reason. Only
-	// Close follows.
+	// Snapshot and Close follow.
 	Finish(ctx context.Context, out Emitter) error
+	// Snapshot writes what the operator must know to go on after a restart, by asset. If full, it writes every key, else
+	// at least those that have changed since the Snapshot before. It is called between batches.
+	Snapshot(w *state.Writer, full bool) error
+	// Restore takes what Snapshot wrote, maybe in another process. It is called at most once, after Bind and before data.
+	// An error says that the state can't be used as it is.
+	Restore(r *state.Reader) error
 	// Close releases state and emits nothing. It is called once, also after an error, also without Bind.
 	Close() error
 }
@@ -43,6 +51,12 @@ func (Stateless) Advance(context.Context, int64, Emitter) error { return nil }
 // Finish does nothing.
 func (Stateless) Finish(context.Context, Emitter) error { return nil }
 
+// Snapshot writes nothing.
+func (Stateless) Snapshot(*state.Writer, bool) error { return nil }
+
+// Restore takes nothing.
+func (Stateless) Restore(*state.Reader) error { return nil }
+
 // Close does nothing.
 func (Stateless) Close() error { return nil }
 
@@ -53,6 +67,7 @@ type Output uint8
 const (
 	Rows   Output = iota // the operator's schema from Bind
 	Events               // schemas.Events
+	Late                 // schemas.Telemetry: rows that came too late for any result, for the late topic
 )
 
 // Emitter takes what an operator gives.
@@ -67,11 +82,16 @@ type Settings struct {
 	Step      string // the step's name, for messages and metrics
 	Topic     string // the partition that the task works on
 	Partition int32
-	Dir       string // the pipeline file's folder: relative paths start here
-	Alloc     memory.Allocator
-	Log       *slog.Logger
-	Drops     Drops
-	Scorers   ScorerPool
+	// Lateness is how long after a result is out, in event time, late rows still correct it: operators that close results
+	// keep what they need to give them again with a higher revision.
+	Lateness time.Duration
+	// Backfill says that the rows are a historical burst: results are marked so.
+	Backfill bool
+	Dir      string // the pipeline file's folder: relative paths start here
+	Alloc    memory.Allocator
+	Log      *slog.Logger
+	Drops    Drops
+	Scorers  ScorerPool
 }
 
 // Drops counts rows that go no further, by reason. A nil Drops counts nothing.

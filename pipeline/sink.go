@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
 )
@@ -23,11 +24,47 @@ type Part struct {
 	Batches   []arrow.Record
 }
 
-// Checkpoint is everything that the tasks of a process gave between two barriers.
+// Checkpoint is everything that the tasks of a process gave between two barriers. A sink cuts it into blocks, one INSERT each,
+// by nothing but what is in it, so that whoever has the same checkpoint makes the same blocks.
 type Checkpoint struct {
-	Run   [16]byte // random for each group generation a process works under
-	Seq   uint64   // grows by one
-	Parts map[Table][]Part
+	Run       [16]byte // random for each group generation a process works under
+	Seq       uint64   // grows by one
+	BlockRows int      // the most rows of a block; 0 is the sink's own BlockRows
+	// Resent says that blocks may have been sent before, perhaps by a process that is still at it: the sink looks for
+	// each before it sends it.
+	Resent bool
+	Parts  map[Table][]Part
+}
+
+// Written is what a Sink did with a checkpoint.
+type Written struct {
+	// Refused are the rows that the store refuses as they are, each in a batch of its own, which the receiver owns.
+	Refused []RefusedRow
+}
+
+// RefusedRow is a row that the store does not take.
+type RefusedRow struct {
+	Table     Table
+	Topic     string
+	Partition int32
+	Row       arrow.Record // one row
+	Reason    string
+}
+
+// LedgerEntry is what the ledger, the table checkpoints, says of one partition of a checkpoint that is settled.
+type LedgerEntry struct {
+	Pipeline  string
+	Run       [16]byte
+	Seq       uint64
+	Topic     string
+	TopicID   string
+	Partition int32
+	From, To  int64     // offsets
+	Messages  int64     // data messages in [From, To)
+	Settled   time.Time // the store's own clock if zero
+	Blob      string
+	Rows      map[Table]int64  // stored, by table
+	Counters  map[string]int64 // messages and rows that went elsewhere, by reason
 }
 
 // Rows counts the rows of a table.
@@ -46,9 +83,16 @@ type Sink interface {
 	// Open checks that the sink can be reached and has the tables it needs. It retries what is transient until ctx ends;
 	// what no retry mends wraps ErrConfig.
 	Open(ctx context.Context) error
-	// Write borrows c and returns nil only when all of it is durable. It retries what is transient until ctx ends. After
-	// an error any of it may be stored.
-	Write(ctx context.Context, c *Checkpoint) error
+	// Write borrows c and returns nil only when all of it is durable, but for the rows that it gives back as refused. It
+	// retries what is transient until ctx ends. After an error any of it may be stored.
+	Write(ctx context.Context, c *Checkpoint) (Written, error)
+	// BlockRows is the most rows of a block.
+	BlockRows() int
+	// Record adds the lines of one settled checkpoint to the ledger, all with one run and seq. Lines that are there already
+	// are not added again.
+	Record(ctx context.Context, lines []LedgerEntry) error
+	// Ledger returns the newest line of each partition of a topic that a pipeline has settled.
+	Ledger(ctx context.Context, pipeline, topic string) ([]LedgerEntry, error)
 	Close() error
 }
 
@@ -58,6 +102,8 @@ type Publisher interface {
 	Open(ctx context.Context) error
 	// PublishEvents borrows batch (schemas.Events). It returns when the rows are queued, which may wait for room.
 	PublishEvents(ctx context.Context, batch arrow.Record) error
+	// PublishLate borrows batch (schemas.Telemetry): rows that came too late for any result.
+	PublishLate(ctx context.Context, batch arrow.Record) error
 	// PublishDead takes refused messages.
 	PublishDead(ctx context.Context, letters []DeadLetter) error
 	// Flush returns nil when all that was published before is acknowledged. It retries what is transient until ctx ends.

@@ -32,18 +32,44 @@ type Generation interface {
 	Revoked() <-chan struct{}
 	// Partitions are this member's, each to be read by one goroutine.
 	Partitions() []Partition
-	// Commit stores the next offsets to read, by partition. It returns nil only if every one of them was stored.
-	Commit(ctx context.Context, next map[int32]int64) error
+	// Commit stores offsets with their metadata, by partition, under this generation. It returns nil only if every one of
+	// them was stored. The group's coordinator refuses members of an older generation: the error then wraps ErrFenced. Any
+	// other error leaves it open what was stored, and the generation must end.
+	Commit(ctx context.Context, commits map[int32]Commit) error
+	// Committed reads what the group has stored for every partition of the topic, whoever has it. A partition without a
+	// commit is absent.
+	Committed(ctx context.Context) (map[int32]Commit, error)
+	// Range reads the messages of [from, to) of any partition of the topic, ending with io.EOF, through a decoder of its
+	// own. The caller closes it.
+	Range(ctx context.Context, partition int32, from, to int64) (Partition, error)
 	// Close ends the generation. All reads have returned before.
 	Close() error
 }
 
+// Commit is what a group has stored for a partition.
+type Commit struct {
+	Offset   int64  // of the next message
+	Metadata string // at most state.MaxMeta bytes
+}
+
+// ErrFenced marks the refusal of a commit since the group is in another generation: the partitions may be someone else's.
+var ErrFenced = errors.New("another generation of the group has begun")
+
 // Partition reads one partition in offset order.
 type Partition interface {
 	Topic() string
+	// TopicID tells a topic from one of the same name that was made anew; "" if the broker gives none.
+	TopicID() string
 	ID() int32
-	// Start is the offset of the first message that Read will look for.
+	// Committed is what the group had stored when the generation began; false if it had nothing.
+	Committed() (Commit, bool)
+	// Start is the offset of the first message that Read will look for: the committed one, else where the user wants to
+	// start.
 	Start() int64
+	// Bounds are the first offset that is there and the end, as the generation began.
+	Bounds() (first, end int64)
+	// Seek sets Start. It comes before the first Read.
+	Seek(offset int64)
 	// Read blocks until there are messages, ctx ends, or, with io.EOF, the partition's bound is reached. It retries what
 	// is transient. An empty Delivery is allowed: it moves Next, or says CaughtUp.
 	Read(ctx context.Context) (Delivery, error)
@@ -77,7 +103,7 @@ type DeadLetter struct {
 	Topic     string
 	Partition int32
 	Message   formats.Message
-	Stage     string // "decode"
+	Stage     string // "decode" or "sink"
 	Reject    *formats.Reject
 	// Length and SHA256 describe the whole value where Message.Value is only its beginning; Length is 0 otherwise.
 	Length int64

@@ -23,6 +23,7 @@ const (
 	PredRevision     // 0 for a window's first result, higher for a correction
 	PredKFirst       // lowest offset among the window's samples, -1 if none
 	PredKLast        // highest
+	PredBackfill     // from a historical burst, not live
 	predictionsColumns
 )
 
@@ -43,9 +44,10 @@ var predictions = arrow.NewSchema([]arrow.Field{
 	PredIsAnomaly:    {Name: "is_anomaly", Type: arrow.FixedWidthTypes.Boolean},
 	PredOutputs:      {Name: NameOutputs, Type: arrow.MapOf(arrow.BinaryTypes.String, arrow.PrimitiveTypes.Float32)},
 	PredContrib:      {Name: NameContrib, Type: arrow.MapOf(arrow.BinaryTypes.String, arrow.PrimitiveTypes.Float32)},
-	PredRevision:     {Name: "revision", Type: arrow.PrimitiveTypes.Uint32},
+	PredRevision:     {Name: NameRevision, Type: arrow.PrimitiveTypes.Uint32},
 	PredKFirst:       {Name: NameKFirst, Type: arrow.PrimitiveTypes.Int64},
 	PredKLast:        {Name: NameKLast, Type: arrow.PrimitiveTypes.Int64},
+	PredBackfill:     {Name: "backfill", Type: arrow.FixedWidthTypes.Boolean},
 }, &arrow.Metadata{})
 
 // Predictions is the schema predictions.v1, the rows that detect gives: one per window, scored or not.

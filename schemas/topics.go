@@ -3,6 +3,7 @@ package schemas
 // Topics that Tailrace writes. A prefix may stand before each.
 const (
 	TopicEvents      = "anomaly.events.v1" // Event as JSON, key = asset
+	TopicLate        = "pipeline.late.v1"  // LateRow as JSON, key = asset: rows that came too late for any result
 	TopicDeadLetters = "pipeline.dlq.v1"   // the bytes of a refused message, with HeaderErrorCode and its kin
 )
 
@@ -10,7 +11,7 @@ const (
 const (
 	HeaderErrorCode    = "error-code"    // see the dead letter reasons
 	HeaderError        = "error"         // the sentence
-	HeaderStage        = "stage"         // "decode"
+	HeaderStage        = "stage"         // "decode", or "sink" for a row that the store refuses
 	HeaderSrcTopic     = "src-topic"     //
 	HeaderSrcPartition = "src-partition" //
 	HeaderSrcOffset    = "src-offset"    //
@@ -29,5 +30,6 @@ const (
 	DeadOutOfRange  = "out_of_range"  // a time or number that does not fit its column
 	DeadTooLarge    = "too_large"     // the message is over the decoder's limit
 	DeadCardinality = "cardinality"   // one asset or tag more than the limit
+	DeadRefused     = "refused"       // the store refuses the row; the value is the row as JSON
 	DeadUnreadable  = "unreadable"    // the value is a Kafka record batch whose records can't be read
 )

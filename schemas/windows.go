@@ -72,6 +72,7 @@ const (
 	NameCoverage    = "coverage"     // share of cells that hold a value, 0 to 1
 	NameKFirst      = "k_first"      // lowest offset among the samples that count in the row; -1 if none
 	NameKLast       = "k_last"       // highest offset among them; -1 if none
+	NameRevision    = "revision"     // 0 for the first result of its key, one more for each correction
 	NameWindowStart = "window_start" // inclusive
 	NameWindowEnd   = "window_end"   // exclusive: start + size * grid
 	NameN           = "n"            // grid rows present in the window
@@ -102,6 +103,7 @@ func WideFields() []arrow.Field {
 		{Name: NameCoverage, Type: arrow.PrimitiveTypes.Float32},
 		{Name: NameKFirst, Type: arrow.PrimitiveTypes.Int64},
 		{Name: NameKLast, Type: arrow.PrimitiveTypes.Int64},
+		{Name: NameRevision, Type: arrow.PrimitiveTypes.Uint32},
 	}
 }
 
@@ -119,6 +121,7 @@ func WindowFields(t, c int) []arrow.Field {
 		{Name: NameCut, Type: Dict},
 		{Name: NameKFirst, Type: arrow.PrimitiveTypes.Int64},
 		{Name: NameKLast, Type: arrow.PrimitiveTypes.Int64},
+		{Name: NameRevision, Type: arrow.PrimitiveTypes.Uint32},
 		{Name: NameSamples, Type: arrow.FixedSizeListOfField(int32(t*c), arrow.Field{Name: "item", Type: arrow.PrimitiveTypes.Float64, Nullable: true})},
 	}
 }

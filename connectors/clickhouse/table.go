@@ -166,6 +166,7 @@ func newPredictions() *columnar {
 		{"k_part", "Int32", partOf{}},
 		{"k_first", "Int64", fixed{schemas.PredKFirst, 8}},
 		{"k_last", "Int64", fixed{schemas.PredKLast, 8}},
+		{"backfill", "Bool", truth{schemas.PredBackfill}},
 	})
 }
 

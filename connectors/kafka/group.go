@@ -105,7 +105,7 @@ func (g *generation) Close() error {
 
 // Commit stores offsets. It retries until ctx ends, the broker says that this member was fenced, or the session has
 // timed out, which comes to the same.
-func (g *generation) Commit(ctx context.Context, next map[int32]int64) error {
+func (g *generation) Commit(ctx context.Context, next map[int32]pipeline.Commit) error {
 	if len(next) == 0 {
 		return nil
 	}
@@ -141,10 +141,10 @@ func fenced(err error) bool {
 }
 
 // commit sends one request. It returns nil only if every offset was stored.
-func (g *generation) commit(ctx context.Context, next map[int32]int64) error {
+func (g *generation) commit(ctx context.Context, next map[int32]pipeline.Commit) error {
 	commits := make([]kafka.OffsetCommit, 0, len(next))
-	for p, offset := range next {
-		commits = append(commits, kafka.OffsetCommit{Partition: int(p), Offset: offset})
+	for p, c := range next {
+		commits = append(commits, kafka.OffsetCommit{Partition: int(p), Offset: c.Offset, Metadata: c.Metadata})
 	}
 	topic := g.source.config.Topic
 	res, err := g.source.client.OffsetCommit(ctx, &kafka.OffsetCommitRequest{

@@ -16,6 +16,7 @@ type rowBuilder struct {
 	ts, arrived *array.TimestampBuilder
 	coverage    *array.Float32Builder
 	first, last *array.Int64Builder
+	revision    *array.Uint32Builder
 	channels    []*array.Float64Builder
 	all         []array.Builder
 	cells       []float64 // the row to add, NaN where a channel has no value
@@ -26,8 +27,9 @@ func newRowBuilder(mem memory.Allocator, schema *arrow.Schema) *rowBuilder {
 		schema: schema, asset: array.NewInt32Builder(mem),
 		ts: array.NewTimestampBuilder(mem, schemas.NanosUTC), arrived: array.NewTimestampBuilder(mem, schemas.NanosUTC),
 		coverage: array.NewFloat32Builder(mem), first: array.NewInt64Builder(mem), last: array.NewInt64Builder(mem),
+		revision: array.NewUint32Builder(mem),
 	}
-	b.all = []array.Builder{b.asset, b.ts, b.arrived, b.coverage, b.first, b.last}
+	b.all = []array.Builder{b.asset, b.ts, b.arrived, b.coverage, b.first, b.last, b.revision}
 	for range len(schema.Fields()) - len(b.all) {
 		channel := array.NewFloat64Builder(mem)
 		b.channels = append(b.channels, channel)
@@ -48,6 +50,7 @@ func (b *rowBuilder) add(asset int32, ts int64, r wideRow) {
 	b.coverage.Append(r.coverage)
 	b.first.Append(r.first)
 	b.last.Append(r.last)
+	b.revision.Append(0)
 	for i, v := range b.cells {
 		if math.IsNaN(v) {
 			b.channels[i].AppendNull()

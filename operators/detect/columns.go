@@ -152,6 +152,7 @@ type predictions struct {
 	smooth, threshold      *array.Float32Builder
 	anomaly                *array.BooleanBuilder
 	revision               *array.Uint32Builder
+	backfill               *array.BooleanBuilder
 	model                  *array.Int32Builder
 	contrib                *array.MapBuilder
 	contribTag             *array.StringBuilder
@@ -162,7 +163,7 @@ type predictions struct {
 func newPredictions(mem memory.Allocator, m *schemas.ModelInfo) *predictions {
 	p := &predictions{
 		mem: mem, smooth: array.NewFloat32Builder(mem), threshold: array.NewFloat32Builder(mem), anomaly: array.NewBooleanBuilder(mem),
-		revision: array.NewUint32Builder(mem), model: array.NewInt32Builder(mem),
+		revision: array.NewUint32Builder(mem), backfill: array.NewBooleanBuilder(mem), model: array.NewInt32Builder(mem),
 		contrib:   array.NewMapBuilder(mem, arrow.BinaryTypes.String, arrow.PrimitiveTypes.Float32, false),
 		modelDict: oneText(mem, m.Name), versionDict: oneText(mem, m.Version),
 	}
@@ -185,7 +186,7 @@ func (p *predictions) record(in arrow.Record, c *columns) arrow.Record {
 		schemas.PredModel:        array.NewDictionaryArray(schemas.Dict, models, p.modelDict),
 		schemas.PredModelVersion: array.NewDictionaryArray(schemas.Dict, models, p.versionDict),
 		schemas.PredScoreSmooth:  p.smooth.NewArray(), schemas.PredThreshold: p.threshold.NewArray(),
-		schemas.PredIsAnomaly: p.anomaly.NewArray(), schemas.PredContrib: p.contrib.NewArray(), schemas.PredRevision: p.revision.NewArray(),
+		schemas.PredIsAnomaly: p.anomaly.NewArray(), schemas.PredContrib: p.contrib.NewArray(), schemas.PredRevision: p.revision.NewArray(), schemas.PredBackfill: p.backfill.NewArray(),
 	}
 	all := make([]arrow.Array, len(schemas.Predictions().Fields()))
 	for i, at := range c.passed {
@@ -199,7 +200,7 @@ func (p *predictions) record(in arrow.Record, c *columns) arrow.Record {
 }
 
 func (p *predictions) release() {
-	for _, b := range []array.Builder{p.smooth, p.threshold, p.anomaly, p.revision, p.model, p.contrib} {
+	for _, b := range []array.Builder{p.smooth, p.threshold, p.anomaly, p.revision, p.backfill, p.model, p.contrib} {
 		b.Release()
 	}
 	p.modelDict.Release()

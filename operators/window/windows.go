@@ -22,6 +22,7 @@ type windowBuilder struct {
 	start, end, ts, arrived *array.TimestampBuilder
 	coverage                *array.Float32Builder
 	first, last             *array.Int64Builder
+	revision                *array.Uint32Builder
 	samples                 *array.Float64Builder
 	scratch                 []float64 // one window, T x C
 	valid                   []bool
@@ -34,11 +35,11 @@ func newWindowBuilder(mem memory.Allocator, schema *arrow.Schema, rows, channels
 		schema: schema, rows: rows, channels: channels,
 		asset: array.NewInt32Builder(mem), n: array.NewInt32Builder(mem), cut: array.NewInt32Builder(mem),
 		start: times(), end: times(), ts: times(), arrived: times(), coverage: array.NewFloat32Builder(mem),
-		first: array.NewInt64Builder(mem), last: array.NewInt64Builder(mem), samples: array.NewFloat64Builder(mem),
+		first: array.NewInt64Builder(mem), last: array.NewInt64Builder(mem), revision: array.NewUint32Builder(mem), samples: array.NewFloat64Builder(mem),
 		scratch: make([]float64, rows*channels), valid: make([]bool, rows*channels),
 	}
 	b.all = []array.Builder{
-		b.asset, b.start, b.end, b.ts, b.arrived, b.n, b.coverage, b.cut, b.first, b.last, b.samples,
+		b.asset, b.start, b.end, b.ts, b.arrived, b.n, b.coverage, b.cut, b.first, b.last, b.revision, b.samples,
 	}
 	texts := array.NewStringBuilder(mem)
 	defer texts.Release()
@@ -85,6 +86,7 @@ func (b *windowBuilder) add(id int32, s span, start int64, a *asset, cut string)
 	}
 	b.first.Append(first)
 	b.last.Append(last)
+	b.revision.Append(0)
 	if whole {
 		b.samples.AppendValues(b.scratch, nil)
 	} else {

@@ -98,6 +98,7 @@ func (d *Drops) Take() string {
 // Sink is a pipeline.Sink that keeps in memory what it is given. Its fields are read after the run has ended.
 type Sink struct {
 	Batches map[pipeline.Table][]arrow.Record
+	Lines   []pipeline.LedgerEntry
 	Writes  int
 	// FailWrites makes the first n calls of Write fail with Err, storing nothing.
 	FailWrites int
@@ -110,13 +111,13 @@ var _ pipeline.Sink = (*Sink)(nil)
 func (s *Sink) Open(context.Context) error { return nil }
 
 // Write keeps every batch of the checkpoint.
-func (s *Sink) Write(ctx context.Context, c *pipeline.Checkpoint) error {
+func (s *Sink) Write(ctx context.Context, c *pipeline.Checkpoint) (pipeline.Written, error) {
 	s.Writes++
 	if err := ctx.Err(); err != nil {
-		return err
+		return pipeline.Written{}, err
 	}
 	if s.Writes <= s.FailWrites {
-		return s.Err
+		return pipeline.Written{}, s.Err
 	}
 	if s.Batches == nil {
 		s.Batches = map[pipeline.Table][]arrow.Record{}
@@ -129,7 +130,27 @@ func (s *Sink) Write(ctx context.Context, c *pipeline.Checkpoint) error {
 			}
 		}
 	}
+	return pipeline.Written{}, nil
+}
+
+// BlockRows is what the ClickHouse sink has by default.
+func (s *Sink) BlockRows() int { return 500_000 }
+
+// Record keeps the lines.
+func (s *Sink) Record(_ context.Context, lines []pipeline.LedgerEntry) error {
+	s.Lines = append(s.Lines, lines...)
 	return nil
+}
+
+// Ledger gives the newest line of each partition.
+func (s *Sink) Ledger(_ context.Context, id, topic string) ([]pipeline.LedgerEntry, error) {
+	newest := map[int32]pipeline.LedgerEntry{}
+	for _, line := range s.Lines {
+		if line.Pipeline == id && line.Topic == topic {
+			newest[line.Partition] = line
+		}
+	}
+	return slices.Collect(maps.Values(newest)), nil
 }
 
 // Rows counts the rows kept of a table.
