@@ -33,9 +33,10 @@ var errEmit = errors.New("the emitter fails")
 // cutSeeds is how many random cuts are tried beside the regular ones.
 const cutSeeds = 8
 
-// CheckOperator checks what pipeline.Operator promises: the output does not depend on how batches are cut, empty batches
-// are allowed, nothing lent is kept, Close releases state at any point, an emitter's error stops the call and comes
-// back, an ended context does too, two operators share nothing, and emitted rows have the schema of Bind.
+// CheckOperator checks what pipeline.Operator promises: the output does not depend on how batches are cut nor on where a
+// restart took the state over, empty batches are allowed, nothing lent is kept, Close releases state at any point, an
+// emitter's error stops the call and comes back, an ended context does too, two operators share nothing, emitted rows have
+// the schema of Bind, and damaged state is refused.
 func CheckOperator(t *testing.T, c OperatorCheck) {
 	t.Helper()
 	whole := c.output(t, wholeBatch)
@@ -59,15 +60,9 @@ func CheckOperator(t *testing.T, c OperatorCheck) {
 	})
 	for seed := range uint64(cutSeeds) {
 		random := rand.New(rand.NewPCG(seed, 0))
-		same("random cuts", func(rec arrow.Record) []int64 {
-			var sizes []int64
-			for left := rec.NumRows(); left > 0; {
-				n := random.Int64N(left + 1)
-				sizes, left = append(sizes, n), left-n
-			}
-			return sizes
-		})
+		same("random cuts", func(rec arrow.Record) []int64 { return randomCut(random, rec) })
 	}
+	c.checkRestore(t, whole)
 	t.Run("close without bind", func(t *testing.T) { c.start(t, false).close(t) })
 	t.Run("bind refuses a schema without columns", func(t *testing.T) {
 		r := c.start(t, false)
@@ -94,7 +89,12 @@ type operatorRun struct {
 
 func (c OperatorCheck) start(t *testing.T, bind bool) *operatorRun {
 	t.Helper()
-	r := &operatorRun{settings: Settings(t)}
+	return c.startWith(t, Settings(t), bind)
+}
+
+func (c OperatorCheck) startWith(t *testing.T, s pipeline.Settings, bind bool) *operatorRun {
+	t.Helper()
+	r := &operatorRun{settings: s}
 	var err error
 	if r.op, err = c.New(r.settings); err != nil {
 		t.Fatalf("new: %v", err)
@@ -130,12 +130,19 @@ func (c OperatorCheck) output(t *testing.T, cut func(arrow.Record) []int64) stri
 		t.Fatalf("finish: %v", err)
 	}
 	r.close(t)
+	return r.text(t, &out)
+}
+
+// text writes all that came out.
+func (r *operatorRun) text(t *testing.T, out *Collector) string {
+	t.Helper()
 	for _, rec := range out.Rows {
 		if !rec.Schema().Equal(r.schema) {
 			t.Fatalf("rows: want the schema of Bind\n%s\ngot\n%s", r.schema, rec.Schema())
 		}
 	}
-	return WriteTable(out.Rows) + WriteTable(out.Events) + "dropped " + r.settings.Drops.(*Drops).Take() + "\n"
+	return WriteTable(out.Rows) + WriteTable(out.Events) + WriteTable(out.Late) +
+		"dropped " + r.settings.Drops.(*Drops).Take() + "\n"
 }
 
 // step calls the operator with pieces in memory of their own, freed right after the call.
@@ -219,6 +226,15 @@ func (c OperatorCheck) closeEarly(t *testing.T) {
 }
 
 func wholeBatch(rec arrow.Record) []int64 { return []int64{rec.NumRows()} }
+
+func randomCut(random *rand.Rand, rec arrow.Record) []int64 {
+	var sizes []int64
+	for left := rec.NumRows(); left > 0; {
+		n := random.Int64N(left + 1)
+		sizes, left = append(sizes, n), left-n
+	}
+	return sizes
+}
 
 // failing lets the first, the second, ... Emit fail and wants the error back from the call that emitted.
 func (c OperatorCheck) failing(t *testing.T, ctx context.Context) {

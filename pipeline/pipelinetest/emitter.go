@@ -16,6 +16,7 @@ import (
 type Collector struct {
 	Rows   []arrow.Record
 	Events []arrow.Record
+	Late   []arrow.Record
 	// FailAt makes the nth Emit, counted from 1, and every later one fail with Err. 0 never fails.
 	FailAt int
 	Err    error
@@ -40,6 +41,8 @@ func (c *Collector) Emit(ctx context.Context, output pipeline.Output, batch arro
 		c.Rows = append(c.Rows, batch)
 	case pipeline.Events:
 		c.Events = append(c.Events, batch)
+	case pipeline.Late:
+		c.Late = append(c.Late, batch)
 	default:
 		batch.Release()
 		return fmt.Errorf("output %d: want one of the contract's", output)
@@ -52,10 +55,10 @@ func (c *Collector) Calls() int { return c.calls }
 
 // Release gives back what was kept.
 func (c *Collector) Release() {
-	for _, batch := range slices.Concat(c.Rows, c.Events) {
+	for _, batch := range slices.Concat(c.Rows, c.Events, c.Late) {
 		batch.Release()
 	}
-	c.Rows, c.Events = nil, nil
+	c.Rows, c.Events, c.Late = nil, nil, nil
 }
 
 // Drops counts what an operator dropped, by reason.

@@ -163,10 +163,10 @@ func TestSink(t *testing.T) {
 	b.Release()
 	c := &pipeline.Checkpoint{Parts: map[pipeline.Table][]pipeline.Part{pipeline.Predictions: {{Batches: []arrow.Record{rec}}}}}
 	s := Sink{FailWrites: 1, Err: errEmit}
-	if err := s.Write(ctx, c); !errors.Is(err, errEmit) || s.Rows(pipeline.Predictions) != 0 {
+	if _, err := s.Write(ctx, c); !errors.Is(err, errEmit) || s.Rows(pipeline.Predictions) != 0 {
 		t.Errorf("first write: want %v and no rows, got %v and %d", errEmit, err, s.Rows(pipeline.Predictions))
 	}
-	if err := s.Write(ctx, c); err != nil || s.Rows(pipeline.Predictions) != 2 {
+	if _, err := s.Write(ctx, c); err != nil || s.Rows(pipeline.Predictions) != 2 {
 		t.Errorf("second write: want 2 rows, got %v and %d", err, s.Rows(pipeline.Predictions))
 	}
 	rec.Release()

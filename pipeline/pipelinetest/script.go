@@ -2,6 +2,7 @@ package pipelinetest
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/pipeline/state"
 	"github.com/tailrace/tailrace/schemas"
 )
 
@@ -81,9 +83,10 @@ type OperatorScripts struct {
 	Columns []string
 }
 
-// Run runs every script that matches pattern. The commands are: new (the input is the config), process (the input is a
-// table), advance TIME, finish, close. What an operator emits is written as a table, events as lines, drops as
-// "dropped reason=n".
+// Run runs every script that matches pattern. The commands are: new (the input is the config; the arguments lateness=DURATION
+// and backfill set the settings), process (the input is a table), advance TIME, restore (a new operator goes on from a
+// snapshot of the old one), finish, close. What an operator emits is written as a table, events as lines, late rows as
+// lines "late asset tag time value offset", drops as "dropped reason=n".
 func (s OperatorScripts) Run(t *testing.T, pattern string) {
 	t.Helper()
 	paths, err := filepath.Glob(pattern)
@@ -109,6 +112,7 @@ func Settings(t testing.TB) pipeline.Settings {
 type scriptRun struct {
 	scripts  OperatorScripts
 	settings pipeline.Settings
+	config   string
 	op       pipeline.Operator
 	in       *arrow.Schema
 }
@@ -129,11 +133,17 @@ func (r *scriptRun) command(t *testing.T, c Command) string {
 	var err error
 	switch c.Name {
 	case "new":
-		if err = r.close(); err != nil {
+		if err = r.close(); err == nil {
+			r.set(t, c)
+			err = r.start()
+		}
+	case "restore":
+		snapshot := state.NewWriter()
+		if err = errors.Join(r.op.Snapshot(snapshot, true), r.close()); err != nil {
 			break
 		}
-		if r.op, r.in, err = r.scripts.New(r.settings, c.Input); err == nil {
-			_, err = r.op.Bind(r.in)
+		if err = r.start(); err == nil {
+			err = r.op.Restore(state.NewReader(snapshot))
 		}
 	case "process":
 		var rec arrow.Record
@@ -158,6 +168,30 @@ func (r *scriptRun) command(t *testing.T, c Command) string {
 	return r.result(t, &out, err)
 }
 
+// set takes the settings and the config of a new operator.
+func (r *scriptRun) set(t *testing.T, c Command) {
+	r.config, r.settings.Lateness, r.settings.Backfill = c.Input, 0, false
+	for _, arg := range c.Args {
+		value, isLateness := strings.CutPrefix(arg, "lateness=")
+		d, err := time.ParseDuration(value)
+		switch {
+		case isLateness && err == nil:
+			r.settings.Lateness = d
+		case arg == "backfill":
+			r.settings.Backfill = true
+		default:
+			t.Fatalf("%s: want lateness=DURATION or backfill, got %q", c.Place, arg)
+		}
+	}
+}
+
+func (r *scriptRun) start() (err error) {
+	if r.op, r.in, err = r.scripts.New(r.settings, r.config); err == nil {
+		_, err = r.op.Bind(r.in)
+	}
+	return err
+}
+
 func (r *scriptRun) result(t *testing.T, out *Collector, err error) string {
 	text := WriteTable(out.Rows, r.scripts.Columns...)
 	for _, rec := range out.Events {
@@ -167,6 +201,15 @@ func (r *scriptRun) result(t *testing.T, out *Collector, err error) string {
 		}
 		for i := range list {
 			text += eventLine(&list[i])
+		}
+	}
+	for _, rec := range out.Late {
+		for i := range int(rec.NumRows()) {
+			text += "late"
+			for _, column := range []int{schemas.ColAsset, schemas.ColTag, schemas.ColTS, schemas.ColValue, schemas.ColKOffset} {
+				text += " " + word(rec.Column(column), i)
+			}
+			text += "\n"
 		}
 	}
 	if dropped := r.settings.Drops.(*Drops).Take(); dropped != "" {

@@ -41,10 +41,13 @@ type Reader struct {
 	values  map[string][]byte
 }
 
-// NewReader returns what w holds, for tests of operators.
-func NewReader(w *Writer) *Reader {
+// NewReader returns what snapshots of one operator hold together, a full one and those since, in the order they were
+// taken.
+func NewReader(snapshots ...*Writer) *Reader {
 	r := &Reader{}
-	r.apply(w)
+	for _, w := range snapshots {
+		r.apply(w)
+	}
 	return r
 }
 
