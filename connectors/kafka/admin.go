@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"time"
 
 	kafka "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/createtopics"
@@ -36,10 +37,15 @@ type Access struct {
 	SASL    *SASL
 }
 
-// CreateTopic is [CreateTopic] for brokers with closed doors.
-func (a Access) CreateTopic(ctx context.Context, name string, partitions int, configs map[string]string) error {
+func (a Access) cluster() *cluster {
 	c := newCluster(a.Brokers)
 	c.tls, c.sasl = a.TLS, a.SASL
+	return c
+}
+
+// CreateTopic is [CreateTopic] for brokers with closed doors.
+func (a Access) CreateTopic(ctx context.Context, name string, partitions int, configs map[string]string) error {
+	c := a.cluster()
 	if err := c.create(ctx, name, partitions, -1, configs); err != nil {
 		return fmt.Errorf("kafka: %w", c.final(err))
 	}
@@ -105,20 +111,55 @@ func CountMessages(ctx context.Context, brokers []string, topic string) (int64, 
 
 // Committed gives the offsets that a group has committed for a topic. A partition without one is absent.
 func Committed(ctx context.Context, brokers []string, group, topic string) (map[int32]int64, error) {
-	c := newCluster(brokers)
+	stored, err := Access{Brokers: brokers}.Committed(ctx, group, topic)
+	if err != nil {
+		return nil, err
+	}
+	found := map[int32]int64{}
+	for id, c := range stored {
+		found[id] = c.Offset
+	}
+	return found, nil
+}
+
+// Committed gives what a group has stored for each partition of a topic. A partition without a commit is absent.
+func (a Access) Committed(ctx context.Context, group, topic string) (map[int32]pipeline.Commit, error) {
+	c := a.cluster()
 	t, err := c.topic(ctx, topic)
 	if err != nil {
-		return nil, fmt.Errorf("kafka: %w", missing(err))
+		return nil, fmt.Errorf("kafka: %w", c.final(missing(err)))
 	}
 	client := c.client(topic)
 	defer closeClient(client)
-	var found map[int32]int64
-	err = patiently(ctx, client, func() (err error) {
-		found, err = committed(ctx, client, group, topic, t.partitions())
-		return err
+	stored, err := patiently(ctx, client, func() (map[int32]pipeline.Commit, error) {
+		return committed(ctx, client, group, topic, t.partitions())
 	})
 	if err != nil {
-		return nil, fmt.Errorf("kafka: group %q, topic %q: %w", group, topic, err)
+		return nil, fmt.Errorf("kafka: group %q, topic %q: %w", group, topic, c.final(c.grant(err, "Describe", topic, group)))
+	}
+	return stored, nil
+}
+
+// Offsets gives the first offset and the end of each partition of a topic.
+func (a Access) Offsets(ctx context.Context, topic string) (first, end map[int32]int64, err error) {
+	return a.cluster().offsets(ctx, topic)
+}
+
+// OffsetsAt gives the offset of the first message of each partition whose time is at or after at; if there is none, the
+// partition's end. Times are the records', in milliseconds, and need not grow with the offset.
+func (a Access) OffsetsAt(ctx context.Context, topic string, at time.Time) (map[int32]int64, error) {
+	c := a.cluster()
+	t, err := c.topic(ctx, topic)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: %w", c.final(missing(err)))
+	}
+	client := c.client(topic)
+	defer closeClient(client)
+	found, err := patiently(ctx, client, func() (map[int32]int64, error) {
+		return offsetsAt(ctx, client, topic, t.partitions(), at)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("kafka: topic %q: offsets at %s: %w", topic, at.Format(time.RFC3339Nano), c.final(err))
 	}
 	return found, nil
 }
@@ -130,14 +171,15 @@ func (c *cluster) offsets(ctx context.Context, topic string) (first, end map[int
 	}
 	client := c.client(topic)
 	defer closeClient(client)
-	err = patiently(ctx, client, func() (err error) {
-		first, end, err = offsets(ctx, client, topic, t.partitions())
-		return err
+	type bounds struct{ first, end map[int32]int64 }
+	b, err := patiently(ctx, client, func() (b bounds, err error) {
+		b.first, b.end, err = offsets(ctx, client, topic, t.partitions())
+		return b, err
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("kafka: topic %q: %w", topic, err)
 	}
-	return first, end, nil
+	return b.first, b.end, nil
 }
 
 // patientTries are spread over about three seconds. A new topic is known some milliseconds before its leaders lead, and
@@ -145,17 +187,17 @@ func (c *cluster) offsets(ctx context.Context, topic string) (first, end map[int
 const patientTries = 8
 
 // patiently asks again while the answer is an error of Kafka's that passes.
-func patiently(ctx context.Context, client *kafka.Client, ask func() error) error {
+func patiently[T any](ctx context.Context, client *kafka.Client, ask func() (T, error)) (T, error) {
 	var pause backoff
 	for tries := 1; ; tries++ {
-		err := ask()
+		v, err := ask()
 		var answer kafka.Error
 		if !errors.As(err, &answer) || !answer.Temporary() || tries == patientTries {
-			return err
+			return v, err
 		}
 		closeClient(client)
 		if pause.wait(ctx) != nil {
-			return err
+			return v, err
 		}
 	}
 }

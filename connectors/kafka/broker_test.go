@@ -170,6 +170,11 @@ func join(t *testing.T, s *Source) pipeline.Generation {
 	return g
 }
 
+// at is a commit of one partition.
+func at(partition int32, offset int64) map[int32]pipeline.Commit {
+	return map[int32]pipeline.Commit{partition: {Offset: offset}}
+}
+
 // only is the generation's one partition.
 func only(t *testing.T, g pipeline.Generation) pipeline.Partition {
 	t.Helper()

@@ -225,7 +225,8 @@ func TestMissingACLs(t *testing.T) {
 	server := ours.Server(t)
 	all := []kfake.ACL{
 		onTopic(topic, kmsg.ACLOperationDescribe), onTopic(topic, kmsg.ACLOperationRead), allow(kmsg.ACLResourceTypeGroup, group, kmsg.ACLOperationRead),
-		onTopic("anomaly.events.v1", kmsg.ACLOperationWrite), onTopic("pipeline.dlq.v1", kmsg.ACLOperationDescribe),
+		onTopic("anomaly.events.v1", kmsg.ACLOperationWrite), onTopic("pipeline.late.v1", kmsg.ACLOperationWrite),
+		onTopic("pipeline.dlq.v1", kmsg.ACLOperationDescribe),
 	}
 	for name, c := range map[string]struct {
 		acls      []kfake.ACL
@@ -237,7 +238,7 @@ func TestMissingACLs(t *testing.T) {
 		"no read":    {all[:1], false, "", `user "plant" has no ACL for Read on topic "plant.telemetry"`},
 		"no group":   {all[:2], false, "", `user "plant" has no ACL for Read on group "tailrace.p"`},
 		"no write":   {all, true, "", `user "plant" has no ACL for Write on topic "pipeline.dlq.v1"`},
-		"no creator": {append(all[:5:5], onTopic("new.anomaly.events.v1", kmsg.ACLOperationDescribe)), true, "new.", `user "plant" has no ACL for Create on topic "new.anomaly.events.v1"`},
+		"no creator": {append(all[:6:6], onTopic("new.anomaly.events.v1", kmsg.ACLOperationDescribe)), true, "new.", `user "plant" has no ACL for Create on topic "new.anomaly.events.v1"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -301,7 +302,7 @@ func TestOpenDoors(t *testing.T) {
 		if len(r.values) != 1 || r.values[0] != want {
 			t.Errorf("%s: want %d, got %v", mechanism, want, r.values)
 		}
-		ok(t, g.Commit(t.Context(), map[int32]int64{0: r.next}))
+		ok(t, g.Commit(t.Context(), at(0, r.next)))
 		ok(t, g.Close())
 		ok(t, s.Close())
 		if strings.Contains(log.String()+fmt.Sprintf("%+v %#v", config.SASL, *produce.SASL), canary) {

@@ -53,7 +53,7 @@ func TestDrain(t *testing.T) {
 			t.Fatal("heartbeats are missing")
 		}
 	}
-	ok(t, g.Commit(deadline(t), map[int32]int64{0: 10}))
+	ok(t, g.Commit(deadline(t), at(0, 10)))
 	ok(t, g.Close())
 	g = join(t, s)
 	for _, p := range g.Partitions() {

@@ -182,18 +182,18 @@ func (f *fetcher) connect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("leader %s: %w", leader, err)
 	}
-	if err := f.checkVersion(ctx, raw, conn); err != nil {
+	if err := f.cluster.checkVersion(ctx, raw, conn); err != nil {
 		return errors.Join(fmt.Errorf("leader %s: %w", leader, err), raw.Close())
 	}
-	if f.id, err = f.identify(ctx, raw); err != nil {
-		return errors.Join(fmt.Errorf("leader %s: %w", leader, err), raw.Close())
+	if f.id, err = f.cluster.identify(ctx, raw, f.topic); err != nil {
+		return errors.Join(fmt.Errorf("leader %s: offset %d: %w", leader, f.next, err), raw.Close())
 	}
 	f.conn = raw
 	return nil
 }
 
-func (f *fetcher) checkVersion(ctx context.Context, raw net.Conn, conn *kafka.Conn) error {
-	release, err := f.cluster.bounded(ctx, raw)
+func (c *cluster) checkVersion(ctx context.Context, raw net.Conn, conn *kafka.Conn) error {
+	release, err := c.bounded(ctx, raw)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	kafka "github.com/segmentio/kafka-go"
-	"github.com/tailrace/tailrace/connectors/credentials"
 	"github.com/tailrace/tailrace/pipeline"
 )
 
@@ -18,6 +17,8 @@ import (
 type generation struct {
 	source     *Source
 	raw        *kafka.Generation
+	topic      topicID
+	all        []int // every partition of the topic
 	partitions []*partition
 	revoked    chan struct{}
 	release    chan struct{} // closed by end
@@ -103,10 +104,11 @@ func (g *generation) Close() error {
 	return errors.Join(faults...)
 }
 
-// Commit stores offsets. It retries until ctx ends, the broker says that this member was fenced, or the session has
-// timed out, which comes to the same.
-func (g *generation) Commit(ctx context.Context, next map[int32]pipeline.Commit) error {
-	if len(next) == 0 {
+// Commit stores offsets with their metadata. It sends again what the broker has answered that it did not store, for the
+// session timeout at most: by then another may have the partitions. What became of a request without an answer nobody
+// knows, and it may still be stored after a later one: that error is returned at once.
+func (g *generation) Commit(ctx context.Context, commits map[int32]pipeline.Commit) error {
+	if len(commits) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, g.source.config.SessionTimeout)
@@ -117,39 +119,93 @@ func (g *generation) Commit(ctx context.Context, next map[int32]pipeline.Commit)
 	}
 	var pause backoff
 	for {
-		err := g.commit(ctx, next)
+		err := g.commit(ctx, commits)
 		if err == nil {
 			trouble.works()
 			return nil
 		}
-		err = g.source.cluster.grant(err, "Read", g.source.config.Topic, g.raw.GroupID)
-		if fenced(err) || hopeless(err) || credentials.Refused(err) || ctx.Err() != nil {
-			return fmt.Errorf("kafka: group %q, generation %d: commit: %w", g.raw.GroupID, g.raw.ID, err)
+		if refused := refusal(err); refused != nil {
+			trouble.failed(err)
+			closeClient(g.source.client) // the coordinator may have moved
+			if pause.wait(ctx) == nil {
+				continue
+			}
+		} else if fenced(err) {
+			err = fmt.Errorf("%w: %w", pipeline.ErrFenced, err)
 		}
-		trouble.failed(err)
-		closeClient(g.source.client)
-		if pause.wait(ctx) != nil {
-			return fmt.Errorf("kafka: group %q, generation %d: commit: %w", g.raw.GroupID, g.raw.ID, err)
+		err = g.source.cluster.grant(err, "Read", g.source.config.Topic, g.raw.GroupID)
+		return fmt.Errorf("kafka: group %q, generation %d: commit: %w", g.raw.GroupID, g.raw.ID, err)
+	}
+}
+
+// Committed reads what the group has stored for every partition of the topic.
+func (g *generation) Committed(ctx context.Context) (map[int32]pipeline.Commit, error) {
+	stored, err := patiently(ctx, g.source.client, func() (map[int32]pipeline.Commit, error) {
+		return committed(ctx, g.source.client, g.raw.GroupID, g.source.config.Topic, g.all)
+	})
+	if err != nil {
+		err = g.source.cluster.grant(err, "Read", g.source.config.Topic, g.raw.GroupID)
+		return nil, fmt.Errorf("kafka: group %q, topic %q: %w", g.raw.GroupID, g.source.config.Topic, err)
+	}
+	return stored, nil
+}
+
+// Range reads messages that were read before, with a decoder that has seen nothing else.
+func (g *generation) Range(_ context.Context, partition int32, from, to int64) (pipeline.Partition, error) {
+	p, err := g.source.span(partition, g.topic, from, to)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// refusal gives the error of a commit if the coordinator has answered that it stored nothing, or that what it stored does
+// not count yet, and sending the same again may be answered otherwise. Of several faults all must be such.
+func refusal(err error) error {
+	var faults []error
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // commit joins the partitions' faults
+		faults = joined.Unwrap()
+	} else {
+		faults = []error{err}
+	}
+	for _, fault := range faults {
+		var dial *net.OpError
+		var answer kafka.Error
+		switch {
+		case errors.As(fault, &dial) && dial.Op == "dial": // nothing was sent
+		case !errors.As(fault, &answer):
+			return nil
+		default:
+			switch answer {
+			case kafka.GroupLoadInProgress, kafka.GroupCoordinatorNotAvailable, kafka.NotCoordinatorForGroup,
+				kafka.UnknownTopicOrPartition, kafka.BrokerNotAvailable,
+				// A member of the right generation hears this while the others are still to take what they were assigned.
+				kafka.RebalanceInProgress:
+			default:
+				return nil
+			}
 		}
 	}
+	return err
 }
 
 // fenced tells that another generation has begun, in which the partitions may be someone else's.
 func fenced(err error) bool {
 	return errors.Is(err, kafka.IllegalGeneration) || errors.Is(err, kafka.UnknownMemberId) ||
-		errors.Is(err, kafka.RebalanceInProgress) || errors.Is(err, kafka.FencedInstanceID)
+		errors.Is(err, kafka.FencedInstanceID)
 }
 
-// commit sends one request. It returns nil only if every offset was stored.
-func (g *generation) commit(ctx context.Context, next map[int32]pipeline.Commit) error {
-	commits := make([]kafka.OffsetCommit, 0, len(next))
-	for p, c := range next {
-		commits = append(commits, kafka.OffsetCommit{Partition: int(p), Offset: c.Offset, Metadata: c.Metadata})
+// commit sends one request. It returns nil only if every offset was stored. An error of the coordinator's is a
+// [kafka.Error], or several joined, one for each partition that was refused.
+func (g *generation) commit(ctx context.Context, commits map[int32]pipeline.Commit) error {
+	list := make([]kafka.OffsetCommit, 0, len(commits))
+	for p, c := range commits {
+		list = append(list, kafka.OffsetCommit{Partition: int(p), Offset: c.Offset, Metadata: c.Metadata})
 	}
 	topic := g.source.config.Topic
 	res, err := g.source.client.OffsetCommit(ctx, &kafka.OffsetCommitRequest{
 		GroupID: g.raw.GroupID, GenerationID: int(g.raw.ID), MemberID: g.raw.MemberID,
-		Topics: map[string][]kafka.OffsetCommit{topic: commits},
+		Topics: map[string][]kafka.OffsetCommit{topic: list},
 	})
 	if err != nil {
 		return err
@@ -159,12 +215,12 @@ func (g *generation) commit(ctx context.Context, next map[int32]pipeline.Commit)
 	for _, p := range res.Topics[topic] {
 		if p.Error != nil {
 			faults = append(faults, fmt.Errorf("partition %d: %w", p.Partition, p.Error))
-		} else if _, ok := next[int32(p.Partition)]; ok {
+		} else if _, ok := commits[int32(p.Partition)]; ok {
 			stored++
 		}
 	}
-	if stored != len(next) && len(faults) == 0 {
-		faults = append(faults, fmt.Errorf("want %d offsets stored, got %d", len(next), stored))
+	if stored != len(commits) && len(faults) == 0 {
+		faults = append(faults, fmt.Errorf("want %d offsets stored, got %d", len(commits), stored))
 	}
 	return errors.Join(faults...)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 
 	kafka "github.com/segmentio/kafka-go"
@@ -32,17 +33,46 @@ const (
 	inconsistentTopicID kafka.Error = 103
 )
 
-// identify asks a broker for the topic's id. The error wraps pipeline.ErrConfig and errMadeAnew if it is not the one
-// that the cluster gave first.
-func (f *fetcher) identify(ctx context.Context, conn net.Conn) (id topicID, err error) {
-	release, err := f.cluster.bounded(ctx, conn)
+// identity asks any broker for a topic's id. See [cluster.identify].
+func (c *cluster) identity(ctx context.Context, topic string) (id topicID, err error) {
+	var faults []error
+	for _, i := range rand.Perm(len(c.brokers)) {
+		id, err := c.identityAt(ctx, c.brokers[i], topic)
+		switch {
+		case err == nil, errors.Is(err, pipeline.ErrConfig):
+			return id, err
+		case ctx.Err() != nil:
+			return id, ctx.Err()
+		}
+		faults = append(faults, fmt.Errorf("%s: %w", c.brokers[i], err))
+	}
+	return id, fmt.Errorf("topic %q: %w", topic, errors.Join(faults...))
+}
+
+func (c *cluster) identityAt(ctx context.Context, address, topic string) (id topicID, err error) {
+	raw, conn, err := c.dial(ctx, address)
+	if err != nil {
+		return id, err
+	}
+	defer raw.Close()
+	if err := c.checkVersion(ctx, raw, conn); err != nil {
+		return id, err
+	}
+	return c.identify(ctx, raw, topic)
+}
+
+// identityCorrelation is that of the one request that identify has on its way.
+const identityCorrelation = 1
+
+// identify asks the broker behind conn for a topic's id. The error wraps pipeline.ErrConfig and errMadeAnew if it is not the
+// one that the cluster gave first.
+func (c *cluster) identify(ctx context.Context, conn net.Conn, topic string) (id topicID, err error) {
+	release, err := c.bounded(ctx, conn)
 	if err != nil {
 		return id, err
 	}
 	defer release()
-	f.correlation++
-	f.request = appendIdentity(f.request[:0], f.correlation, f.topic)
-	if _, err := conn.Write(f.request); err != nil {
+	if _, err := conn.Write(appendIdentity(nil, identityCorrelation, topic)); err != nil {
 		return id, err
 	}
 	var frame [4]byte
@@ -57,12 +87,12 @@ func (f *fetcher) identify(ctx context.Context, conn net.Conn) (id topicID, err 
 	if _, err := io.ReadFull(conn, response); err != nil {
 		return id, err
 	}
-	if id, err = readIdentity(response, f.correlation); err != nil {
+	if id, err = readIdentity(response, identityCorrelation); err != nil {
 		return id, fmt.Errorf("metadata: %w", err)
 	}
-	if first, _ := f.cluster.ids.LoadOrStore(f.topic, id); first != id {
-		return id, fmt.Errorf("%w: offset %d: %w since the program started: set the offsets of the group to where reading is "+
-			"to go on, and start again", pipeline.ErrConfig, f.next, errMadeAnew)
+	if first, _ := c.ids.LoadOrStore(topic, id); first != id {
+		return id, fmt.Errorf("%w: %w since the program started: set the offsets of the group to where reading is to go on, "+
+			"and start again", pipeline.ErrConfig, errMadeAnew)
 	}
 	return id, nil
 }

@@ -111,7 +111,7 @@ func testLongDrain(t *testing.T, b apache) {
 	wait.Go(func() { member(ctx, t, other, func(int32, int64) { t.Error("the second member read something") }) })
 	<-g.Revoked()
 	<-time.After(3 * drainSession) // the drain
-	ok(t, g.Commit(ctx, map[int32]int64{0: 10}))
+	ok(t, g.Commit(ctx, at(0, 10)))
 	ok(t, g.Close())
 	for _, p := range join(t, s).Partitions() {
 		if p.Start() != 10 {

@@ -29,9 +29,11 @@ const (
 
 // partition reads one partition into telemetry.
 type partition struct {
-	source  *Source
+	from    *reader
+	place   place
+	bound   func() int64 // the offset to end at
+	stats   *Stats
 	fetch   *fetcher
-	start   int64
 	decoder formats.Decoder
 	rows    *schemas.TelemetryBuilder
 	message formats.Message
@@ -47,7 +49,6 @@ var _ pipeline.Partition = (*partition)(nil)
 
 func (p *partition) Topic() string { return p.fetch.topic }
 func (p *partition) ID() int32     { return p.fetch.partition }
-func (p *partition) Start() int64  { return p.start }
 
 // Close closes the connection. It may be called again.
 func (p *partition) Close() error {
@@ -64,7 +65,7 @@ func (p *partition) Close() error {
 func (p *partition) Read(ctx context.Context) (pipeline.Delivery, error) {
 	f := p.fetch
 	for {
-		f.bound = p.source.bound(p.ID())
+		f.bound = p.bound()
 		if f.next >= f.bound {
 			f.drop()
 			return pipeline.Delivery{}, io.EOF
@@ -77,7 +78,7 @@ func (p *partition) Read(ctx context.Context) (pipeline.Delivery, error) {
 		if err == nil {
 			p.pause.reset()
 			p.trouble.works()
-			p.source.cluster.settled.Store(true)
+			p.from.cluster.settled.Store(true)
 			p.unknown = 0
 			d, err := p.deliver()
 			if err != nil {
@@ -94,7 +95,7 @@ func (p *partition) Read(ctx context.Context) (pipeline.Delivery, error) {
 		if ctx.Err() != nil {
 			return pipeline.Delivery{}, ctx.Err()
 		}
-		err = p.source.cluster.final(p.source.cluster.grant(err, "Read", p.Topic(), p.source.config.Group))
+		err = p.from.cluster.final(p.from.cluster.grant(err, "Read", p.Topic(), p.from.config.Group))
 		if err := p.permanent(ctx, err); err != nil {
 			return pipeline.Delivery{}, fmt.Errorf("kafka: topic %q, partition %d: %w", p.Topic(), p.ID(), err)
 		}
@@ -132,19 +133,19 @@ func (p *partition) permanent(ctx context.Context, err error) error {
 }
 
 func (p *partition) outOfRange(ctx context.Context) error {
-	first, end, err := p.source.offsets(ctx, []int{int(p.ID())})
+	first, end, err := p.from.offsets(ctx, []int{int(p.ID())})
 	if err != nil {
 		return fmt.Errorf("%w: offset %d: %w; its range could not be read: %w",
 			pipeline.ErrConfig, p.fetch.next, errOutOfRange, err)
 	}
 	return fmt.Errorf("%w: offset %d: %w: want %d to %d; retention has deleted it, or the topic was made anew: "+
 		"set the offsets of group %q to where reading is to go on", pipeline.ErrConfig, p.fetch.next, errOutOfRange,
-		first[p.ID()], end[p.ID()], p.source.config.Group)
+		first[p.ID()], end[p.ID()], p.from.config.Group)
 }
 
 // deliver decodes messages of the response. What stops it early is left in fault; an error is of the decoder itself.
 func (p *partition) deliver() (pipeline.Delivery, error) {
-	f, c := p.fetch, &p.source.config
+	f, c := p.fetch, &p.from.config
 	started := time.Now()
 	d := pipeline.Delivery{First: f.next}
 	m := &p.message
@@ -189,7 +190,7 @@ func (p *partition) deliver() (pipeline.Delivery, error) {
 }
 
 func (p *partition) decode(m *formats.Message) error {
-	switch limit := int(p.source.config.MaxDecodeBytes); {
+	switch limit := int(p.from.config.MaxDecodeBytes); {
 	case m.Value == nil:
 		return formats.Rejectf(schemas.DeadWrongType, "value: want a message, got null (a tombstone)")
 	case len(m.Value) > limit:
@@ -201,14 +202,14 @@ func (p *partition) decode(m *formats.Message) error {
 
 // refuse adds a dead letter with a copy of m.
 func (p *partition) refuse(d *pipeline.Delivery, m *formats.Message, reject *formats.Reject) {
-	p.source.Stats.RefusedMessages.Add(1)
+	p.stats.RefusedMessages.Add(1)
 	letter := pipeline.DeadLetter{Topic: p.Topic(), Partition: p.ID(), Stage: "decode", Reject: reject, Message: *m}
 	size := len(m.Key) + len(m.Value)
 	for _, h := range m.Headers {
 		size += len(h.Key) + len(h.Value)
 	}
-	if size > int(p.source.config.DeadLetterMaxValue) && len(m.Value) > shortValue {
-		p.source.Stats.ShortDeadLetters.Add(1)
+	if size > int(p.from.config.DeadLetterMaxValue) && len(m.Value) > shortValue {
+		p.stats.ShortDeadLetters.Add(1)
 		letter.Length, letter.SHA256 = int64(len(m.Value)), sha256.Sum256(m.Value)
 		letter.Message.Value = m.Value[:shortValue]
 	}

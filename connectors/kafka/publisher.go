@@ -24,12 +24,14 @@ const (
 	headerEventID = "event-id"
 )
 
-// Publisher writes events to anomaly.events.v1 and refused messages to pipeline.dlq.v1, at least once.
+// Publisher writes events to anomaly.events.v1, rows that came too late to pipeline.late.v1 and refused messages to
+// pipeline.dlq.v1, at least once.
 type Publisher struct {
 	config   PublisherConfig
 	settings pipeline.Settings
 	producer *Producer
 	events   string
+	late     string
 	dead     string
 }
 
@@ -37,9 +39,12 @@ var _ pipeline.Publisher = (*Publisher)(nil)
 
 // NewPublisher returns a publisher that has not connected yet.
 func NewPublisher(c PublisherConfig, set pipeline.Settings) (*Publisher, error) {
-	p := &Publisher{config: c, settings: set, events: c.Prefix + schemas.TopicEvents, dead: c.Prefix + schemas.TopicDeadLetters}
+	p := &Publisher{
+		config: c, settings: set,
+		events: c.Prefix + schemas.TopicEvents, late: c.Prefix + schemas.TopicLate, dead: c.Prefix + schemas.TopicDeadLetters,
+	}
 	p.producer = NewProducer(ProducerConfig{
-		Brokers: c.Brokers, TLS: c.TLS.In(set.Dir), SASL: c.SASL.in(set.Dir), Topics: []string{p.events, p.dead},
+		Brokers: c.Brokers, TLS: c.TLS.In(set.Dir), SASL: c.SASL.in(set.Dir), Topics: []string{p.events, p.late, p.dead},
 		BatchBytes: int(c.BatchBytes), Linger: c.Linger, Timeout: c.RequestTimeout, Log: set.Log,
 	})
 	p.producer.shrink = func(topic string) func(*record) bool {
@@ -54,7 +59,7 @@ func NewPublisher(c PublisherConfig, set pipeline.Settings) (*Publisher, error) 
 // Open makes missing topics if it is told to, and looks them up.
 func (p *Publisher) Open(ctx context.Context) error {
 	if p.config.CreateTopics {
-		for _, name := range []string{p.events, p.dead} {
+		for _, name := range []string{p.events, p.late, p.dead} {
 			if err := p.create(ctx, name); err != nil {
 				return err
 			}
@@ -119,6 +124,23 @@ func (p *Publisher) PublishEvents(ctx context.Context, batch arrow.Record) error
 		}
 	}
 	return nil
+}
+
+// PublishLate queues the rows of batch as JSON, keyed by asset.
+func (p *Publisher) PublishLate(ctx context.Context, batch arrow.Record) error {
+	l, ok := p.producer.topics[p.late]
+	if !ok {
+		return errNotOpen
+	}
+	now := time.Now().UnixNano()
+	err := schemas.LateRows(batch, p.settings.Pipeline, func(row *schemas.LateRow, text []byte) error {
+		key := []byte(row.Asset)
+		return l.list[l.of(key)].add(ctx, record{key: key, value: text, time: now})
+	})
+	if err != nil && !errors.Is(err, ctx.Err()) {
+		return fmt.Errorf("kafka: %w", err)
+	}
+	return err
 }
 
 // PublishDead queues refused messages with the key, the value and the headers they came with. One without a key goes by

@@ -12,7 +12,6 @@ import (
 	kafka "github.com/segmentio/kafka-go"
 	"github.com/tailrace/tailrace/connectors/credentials"
 	"github.com/tailrace/tailrace/pipeline"
-	"github.com/tailrace/tailrace/schemas"
 )
 
 // rejoinPause is how long kafka-go waits after a failed attempt to join. Its own default of 5 s is too long for a
@@ -25,20 +24,15 @@ const leaveTime = 750 * time.Millisecond
 // Source reads a topic as a member of a consumer group. All methods but Close may be called before Next and while it
 // runs.
 type Source struct {
-	Stats Stats
+	reader
+	group   *kafka.ConsumerGroup
+	line    *line
+	current *generation
+	trouble outage
+	closed  bool
 
-	config   SourceConfig
-	settings pipeline.Settings
-	decoder  pipeline.NewDecoder
-	cluster  *cluster
-	client   *kafka.Client
-	group    *kafka.ConsumerGroup
-	line     *line
-	current  *generation
-	trouble  outage
-	troubles troubles // of the partitions
-	closed   bool
-
+	looked bool // fresh is known
+	fresh  int  // the topic's partitions before this member joined, if the group had committed nothing then
 	mu     sync.Mutex
 	bounds map[int32]int64
 	ended  bool // bounds have been read from the topic's end
@@ -54,12 +48,10 @@ func NewSource(c SourceConfig, set pipeline.Settings, decoder pipeline.NewDecode
 		}
 		c.Group = "tailrace." + set.Pipeline
 	}
-	cl := &cluster{brokers: c.Brokers, timeout: c.RequestTimeout, tls: c.TLS.In(set.Dir), sasl: c.SASL.in(set.Dir)}
-	return &Source{
-		config: c, settings: set, decoder: decoder, cluster: cl, client: cl.client(c.Topic),
-		line:    &line{cluster: cl, cuts: map[int]func(){}},
-		trouble: outage{log: set.Log, what: "kafka group", args: []any{"group", c.Group, "topic", c.Topic}},
-	}, nil
+	s := &Source{trouble: outage{log: set.Log, what: "kafka group", args: []any{"group", c.Group, "topic", c.Topic}}}
+	s.open(c, set, decoder)
+	s.line = &line{cluster: s.cluster, cuts: map[int]func(){}}
+	return s, nil
 }
 
 // Until bounds partitions: each ends with io.EOF once its offset has reached the bound. It may be called again; a
@@ -72,12 +64,6 @@ func (s *Source) Until(bounds map[int32]int64) {
 	}
 	maps.Copy(s.bounds, bounds)
 }
-
-// Trouble says why a partition gets nothing, though it is retried, or "". It may be called at any time.
-func (s *Source) Trouble() string { return s.troubles.first() }
-
-// Counters gives Stats by name.
-func (s *Source) Counters() map[string]int64 { return s.Stats.Counters() }
 
 func (s *Source) bound(partition int32) int64 {
 	s.mu.Lock()
@@ -169,8 +155,11 @@ func (s *Source) newGroup() (*kafka.ConsumerGroup, error) {
 	})
 }
 
-// join waits for a generation and finds where its partitions start.
+// join waits for a generation and finds where its partitions stand.
 func (s *Source) join(ctx context.Context, t topic) (*generation, error) {
+	if err := s.look(ctx, t); err != nil {
+		return nil, err
+	}
 	raw, err := s.group.Next(ctx)
 	if err != nil {
 		return nil, err
@@ -181,70 +170,86 @@ func (s *Source) join(ctx context.Context, t topic) (*generation, error) {
 		ids = append(ids, a.ID)
 	}
 	slices.Sort(ids)
-	starts, err := s.starts(ctx, g, ids, t)
+	places, err := s.places(ctx, g, ids)
 	if err != nil {
 		g.end()
 		return nil, err
 	}
-	limits := fetchLimits{
-		maxWait: s.config.FetchMaxWait, maxBytes: int(s.config.FetchMaxBytes), maxBatch: int(s.config.MaxMessageBytes),
-	}
 	for _, id := range ids {
-		d, err := s.decoder()
+		id := int32(id)
+		p, err := s.partition(id, places[id], func() int64 { return s.bound(id) }, &s.Stats)
 		if err != nil {
+			err = errors.Join(err, g.Close())
 			g.end()
-			return nil, fmt.Errorf("%w: decoder: %w", pipeline.ErrConfig, err)
-		}
-		p := &partition{
-			source:  s,
-			fetch:   newFetcher(s.cluster, s.config.Topic, int32(id), starts[int32(id)], limits, &s.Stats),
-			start:   starts[int32(id)],
-			decoder: d,
-			rows:    schemas.NewTelemetryBuilder(s.settings.Alloc, s.config.Topic, int32(id)),
-			trouble: outage{
-				log: s.settings.Log, what: "kafka partition", args: []any{"topic", s.config.Topic, "partition", id}, grace: 1,
-				board: &s.troubles,
-			},
+			return nil, err
 		}
 		g.partitions = append(g.partitions, p)
 	}
 	return g, nil
 }
 
-// starts finds where partitions start: where the group has committed, else where the config says, and that is
-// committed at once, so that a restart before the first commit starts at the same place.
-func (s *Source) starts(ctx context.Context, g *generation, ids []int, t topic) (map[int32]int64, error) {
+// look sees, once and before this member joins, whether the group has committed anything. Partitions that are there when
+// it has not are new to the group, wherever other members commit theirs before this one looks again.
+func (s *Source) look(ctx context.Context, t topic) error {
+	if s.looked {
+		return nil
+	}
+	stored, err := committed(ctx, s.client, s.config.Group, s.config.Topic, t.partitions())
+	if err != nil {
+		return err
+	}
+	if len(stored) == 0 {
+		s.fresh = len(t.leaders)
+	}
+	s.looked = true
+	return nil
+}
+
+// places finds where partitions stand: the commit of each, its bounds, and where it starts. That is where the group has
+// committed, else where the config says, but for partitions that the topic has gained since the group began: those start
+// at their first message.
+func (s *Source) places(ctx context.Context, g *generation, ids []int) (map[int32]place, error) {
+	t, err := s.cluster.topic(ctx, s.config.Topic) // joining may have taken long
+	if err != nil {
+		return nil, err
+	}
 	if err := s.readEnds(ctx, t); err != nil {
 		return nil, err
+	}
+	g.all = t.partitions()
+	for _, id := range ids {
+		for len(g.all) <= id { // the broker that was asked has not heard of it yet
+			g.all = append(g.all, len(g.all))
+		}
 	}
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	starts, err := committed(ctx, s.client, s.config.Group, s.config.Topic, ids)
+	if g.topic, err = s.cluster.identity(ctx, s.config.Topic); err != nil {
+		return nil, err
+	}
+	stored, err := committed(ctx, s.client, s.config.Group, s.config.Topic, g.all)
 	if err != nil {
 		return nil, err
 	}
-	var fresh []int
+	first, end, err := s.offsets(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	places := map[int32]place{}
 	for _, id := range ids {
-		if _, ok := starts[int32(id)]; !ok {
-			fresh = append(fresh, id)
+		id := int32(id)
+		p := place{id: g.topic, first: first[id], end: end[id], start: first[id]}
+		p.commit, p.committed = stored[id]
+		switch gained := len(stored) > 0 && int(id) >= s.fresh; {
+		case p.committed:
+			p.start = p.commit.Offset
+		case s.config.Start == StartLatest && !gained:
+			p.start = p.end
 		}
+		places[id] = p
 	}
-	if len(fresh) == 0 {
-		return starts, nil
-	}
-	at, end, err := s.offsets(ctx, fresh)
-	if err != nil {
-		return nil, err
-	}
-	if s.config.Start == StartLatest {
-		at = end
-	}
-	if err := g.commit(ctx, at); err != nil {
-		return nil, err
-	}
-	maps.Copy(starts, at)
-	return starts, nil
+	return places, nil
 }
 
 // readEnds sets the bounds of "until: end", once.
@@ -259,11 +264,6 @@ func (s *Source) readEnds(ctx context.Context, t topic) error {
 	s.Until(ends)
 	s.ended = true
 	return nil
-}
-
-// offsets reads the first offset and the end of partitions.
-func (s *Source) offsets(ctx context.Context, ids []int) (first, end map[int32]int64, err error) {
-	return offsets(ctx, s.client, s.config.Topic, ids)
 }
 
 // finish ends the generation that Next gave last, so that the group can go on to another one.
@@ -335,53 +335,4 @@ func (s *Source) leave(g *generation) error {
 			return err
 		}
 	}
-}
-
-// committed reads a group's offsets for partitions of a topic. A partition without one is absent.
-func committed(ctx context.Context, client *kafka.Client, group, topic string, ids []int) (map[int32]int64, error) {
-	res, err := client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: group, Topics: map[string][]int{topic: ids}})
-	if err != nil {
-		return nil, err
-	}
-	if res.Error != nil {
-		return nil, res.Error
-	}
-	found := map[int32]int64{}
-	for _, p := range res.Topics[topic] {
-		switch {
-		case p.Error != nil:
-			return nil, fmt.Errorf("committed offset of partition %d: %w", p.Partition, p.Error)
-		case p.CommittedOffset >= 0:
-			found[int32(p.Partition)] = p.CommittedOffset
-		}
-	}
-	if len(res.Topics[topic]) != len(ids) {
-		return nil, fmt.Errorf("want committed offsets of %d partitions, got %d", len(ids), len(res.Topics[topic]))
-	}
-	return found, nil
-}
-
-// offsets reads the first offset and the last stable offset of partitions.
-func offsets(ctx context.Context, client *kafka.Client, topic string, ids []int) (first, end map[int32]int64, err error) {
-	requests := make([]kafka.OffsetRequest, 0, 2*len(ids))
-	for _, id := range ids {
-		requests = append(requests, kafka.FirstOffsetOf(id), kafka.LastOffsetOf(id))
-	}
-	res, err := client.ListOffsets(ctx, &kafka.ListOffsetsRequest{
-		Topics: map[string][]kafka.OffsetRequest{topic: requests}, IsolationLevel: kafka.ReadCommitted,
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	first, end = map[int32]int64{}, map[int32]int64{}
-	for _, p := range res.Topics[topic] {
-		if p.Error != nil {
-			return nil, nil, fmt.Errorf("offsets of partition %d: %w", p.Partition, p.Error)
-		}
-		first[int32(p.Partition)], end[int32(p.Partition)] = p.FirstOffset, p.LastOffset
-	}
-	if len(first) != len(ids) {
-		return nil, nil, fmt.Errorf("want offsets of %d partitions, got %d", len(ids), len(first))
-	}
-	return first, end, nil
 }

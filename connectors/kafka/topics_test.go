@@ -61,7 +61,7 @@ func suiteMadeAnew(t *testing.T, b broker) {
 		g := join(t, s)
 		p := only(t, g)
 		readMessages(t, p, 100)
-		ok(t, g.Commit(deadline(t), map[int32]int64{0: 100}))
+		ok(t, g.Commit(deadline(t), at(0, 100)))
 		deleteTopic(t, b, topic)
 		ok(t, CreateTopic(deadline(t), b.addrs(), topic, 1, nil))
 		numbers(t, b, topic, 1, 1000, anew)
@@ -89,7 +89,7 @@ func suiteMadeAnewBetween(t *testing.T, b broker) {
 	s := openSource(t, c)
 	g := join(t, s)
 	readMessages(t, only(t, g), 100)
-	ok(t, g.Commit(deadline(t), map[int32]int64{0: 100}))
+	ok(t, g.Commit(deadline(t), at(0, 100)))
 	ok(t, g.Close())
 	ok(t, s.Close())
 	deleteTopic(t, b, topic)
@@ -114,7 +114,7 @@ func suiteRetention(t *testing.T, b broker) {
 	numbers(t, b, topic, 1, 0, 100)
 	s := openSource(t, testConfig(b, topic))
 	g := join(t, s)
-	ok(t, g.Commit(deadline(t), map[int32]int64{0: 10}))
+	ok(t, g.Commit(deadline(t), at(0, 10)))
 	ok(t, g.Close())
 	deleteRecords(t, b, topic, 50)
 	_, err := only(t, join(t, s)).Read(deadline(t))
@@ -144,7 +144,7 @@ func suiteOffsetsSet(t *testing.T, b broker) {
 	if r := readMessages(t, only(t, g), 40); !slices.Equal(r.values, sequence(60, 40)) {
 		t.Fatalf("got %v", r.values)
 	}
-	ok(t, g.Commit(deadline(t), map[int32]int64{0: 100}))
+	ok(t, g.Commit(deadline(t), at(0, 100)))
 	stored, err := Committed(deadline(t), b.addrs(), c.Group, topic)
 	ok(t, err)
 	if stored[0] != 100 {

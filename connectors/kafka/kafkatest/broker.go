@@ -7,13 +7,10 @@ package kafkatest
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -21,7 +18,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -43,37 +39,47 @@ type Config struct {
 	Format     []string          // further arguments of kafka-storage format, such as --add-scram
 }
 
-// Broker is a node with its data. Its methods are for the test's goroutine.
-type Broker struct {
-	jars    string
-	dir     string
-	port    int
-	process *process
-}
+// Broker is a node with its data, for a test. Its methods are for the test's goroutine.
+type Broker struct{ node *Node }
 
 // New starts a broker, which is ended and removed with the test.
 func New(t testing.TB, c Config) *Broker {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), installLimit)
-	defer cancel()
-	jars, err := install(ctx)
+	n, err := NewNode(t.Context(), t.TempDir(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &Broker{jars: jars, dir: t.TempDir(), port: freePort(t)}
-	file := filepath.Join(b.dir, "server.properties")
-	if err := os.WriteFile(file, properties(c, b.dir, b.port, freePort(t)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	format := b.java("kafka.tools.StorageTool",
-		append([]string{"format", "--cluster-id", "MkU3OEVBNTcwNTJENDM2Qg", "--config", file}, c.Format...)...)
-	if out, err := format.CombinedOutput(); err != nil {
-		t.Fatalf("kafkatest: format: %v: %s", err, out)
-	}
+	b := &Broker{node: n}
 	t.Cleanup(func() { b.Stop(t) })
 	b.Start(t)
 	return b
 }
+
+// Addr is host:port, the same over a restart.
+func (b *Broker) Addr() string { return b.node.Addr() }
+
+// Start starts a broker that is stopped, with the data it had, and waits until it serves.
+func (b *Broker) Start(t testing.TB) {
+	t.Helper()
+	if err := b.node.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Stop asks the broker to end, and kills it if it does not.
+func (b *Broker) Stop(t testing.TB) {
+	t.Helper()
+	said := b.node.said()
+	if err := b.node.Stop(); err != nil {
+		t.Error(err)
+	}
+	if t.Failed() && said != nil {
+		t.Logf("the end of Kafka's log:\n%s", said.tail())
+	}
+}
+
+// Kill ends the broker as a power cut would, but for the page cache, which stays.
+func (b *Broker) Kill() { b.node.Kill() }
 
 // properties are a node's that is alone: nothing is replicated, and a group's first member does not wait for others.
 func properties(c Config, dir string, port, controller int) []byte {
@@ -109,75 +115,6 @@ func properties(c Config, dir string, port, controller int) []byte {
 		fmt.Fprintf(&text, "%s=%s\n", key, strings.ReplaceAll(all[key], `\`, `\\`))
 	}
 	return text.Bytes()
-}
-
-// Addr is host:port, the same over a restart.
-func (b *Broker) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(b.port)) }
-
-// Start starts a broker that is stopped, with the data it had, and waits until it serves.
-func (b *Broker) Start(t testing.TB) {
-	t.Helper()
-	p, err := run(b.java("kafka.Kafka", filepath.Join(b.dir, "server.properties")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.process = p
-	timer := time.NewTimer(startLimit)
-	defer timer.Stop()
-	select {
-	case <-p.log.ready:
-	case <-p.done:
-		t.Fatalf("kafkatest: Kafka ended while it started: %v\n%s", p.err, p.log.tail())
-	case <-timer.C:
-		t.Fatalf("kafkatest: Kafka did not start within %v\n%s", startLimit, p.log.tail())
-	}
-}
-
-// Stop asks the broker to end, and kills it if it does not.
-func (b *Broker) Stop(t testing.TB) {
-	t.Helper()
-	if b.process == nil {
-		return
-	}
-	p := b.process
-	b.process = nil
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		t.Error(err)
-	}
-	timer := time.NewTimer(stopLimit)
-	defer timer.Stop()
-	select {
-	case <-p.done:
-	case <-timer.C:
-		t.Errorf("kafkatest: Kafka did not stop within %v and is killed\n%s", stopLimit, p.log.tail())
-		b.kill(p)
-	}
-	if t.Failed() {
-		t.Logf("the end of Kafka's log:\n%s", p.log.tail())
-	}
-}
-
-// Kill ends the broker as a power cut would, but for the page cache, which stays.
-func (b *Broker) Kill() {
-	if b.process != nil {
-		b.kill(b.process)
-		b.process = nil
-	}
-}
-
-func (b *Broker) kill(p *process) {
-	_ = p.cmd.Process.Kill() // it may have ended
-	<-p.done
-}
-
-// java is a command with Kafka's classes. One broker for a test needs little: a small heap, the plain collector, and the
-// compiler that is ready sooner.
-func (b *Broker) java(class string, args ...string) *exec.Cmd {
-	const logger = "-Dorg.slf4j.simpleLogger."
-	return exec.Command("java", append([]string{
-		"-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", filepath.Join(b.jars, "*"),
-		logger + "defaultLogLevel=warn", logger + "log.kafka.server=info", logger + "showDateTime=true", class,
-	}, args...)...)
 }
 
 // process is a running broker.
@@ -247,18 +184,16 @@ const (
 	lastPort  = 32_000
 )
 
-func freePort(t testing.TB) int {
-	t.Helper()
+func freePort() (int, error) {
 	var err error
 	for range 100 {
 		port := firstPort + rand.IntN(lastPort-firstPort)
 		var l net.Listener
 		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
 			if err = l.Close(); err == nil {
-				return port
+				return port, nil
 			}
 		}
 	}
-	t.Fatalf("kafkatest: no free port: %v", err)
-	return 0
+	return 0, fmt.Errorf("kafkatest: no free port: %w", err)
 }

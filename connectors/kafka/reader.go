@@ -1,0 +1,88 @@
+package kafka
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+
+	kafka "github.com/segmentio/kafka-go"
+	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/schemas"
+)
+
+// reader is what the sources have in common: a topic, how it is reached and how it is decoded.
+type reader struct {
+	Stats Stats
+
+	config   SourceConfig
+	settings pipeline.Settings
+	decoder  pipeline.NewDecoder
+	cluster  *cluster
+	client   *kafka.Client
+	troubles troubles // of the partitions
+}
+
+func (r *reader) open(c SourceConfig, set pipeline.Settings, decoder pipeline.NewDecoder) {
+	r.config, r.settings, r.decoder = c, set, decoder
+	r.cluster = &cluster{brokers: c.Brokers, timeout: c.RequestTimeout, tls: c.TLS.In(set.Dir), sasl: c.SASL.in(set.Dir)}
+	r.client = r.cluster.client(c.Topic)
+}
+
+// Trouble says why a partition gets nothing, though it is retried, or "". It may be called at any time.
+func (r *reader) Trouble() string { return r.troubles.first() }
+
+// Counters gives Stats by name.
+func (r *reader) Counters() map[string]int64 { return r.Stats.Counters() }
+
+// offsets reads the first offset and the end of partitions.
+func (r *reader) offsets(ctx context.Context, ids []int) (first, end map[int32]int64, err error) {
+	return offsets(ctx, r.client, r.config.Topic, ids)
+}
+
+// place is where a partition stands as a generation begins.
+type place struct {
+	id         topicID
+	commit     pipeline.Commit
+	committed  bool
+	start      int64
+	first, end int64
+}
+
+// partition makes the reader of a partition, which ends at what bound says.
+func (r *reader) partition(id int32, at place, bound func() int64, stats *Stats) (*partition, error) {
+	d, err := r.decoder()
+	if err != nil {
+		return nil, fmt.Errorf("%w: decoder: %w", pipeline.ErrConfig, err)
+	}
+	limits := fetchLimits{
+		maxWait: r.config.FetchMaxWait, maxBytes: int(r.config.FetchMaxBytes), maxBatch: int(r.config.MaxMessageBytes),
+	}
+	return &partition{
+		from: r, place: at, bound: bound, stats: stats, decoder: d,
+		fetch: newFetcher(r.cluster, r.config.Topic, id, at.start, limits, stats),
+		rows:  schemas.NewTelemetryBuilder(r.settings.Alloc, r.config.Topic, id),
+		trouble: outage{
+			log: r.settings.Log, what: "kafka partition", args: []any{"topic", r.config.Topic, "partition", id}, grace: 1,
+			board: &r.troubles,
+		},
+	}, nil
+}
+
+// span makes the reader of the offsets [from, to) of a partition. Its messages are counted nowhere: they were before.
+func (r *reader) span(id int32, topic topicID, from, to int64) (*partition, error) {
+	if from < 0 || to < from {
+		return nil, fmt.Errorf("kafka: topic %q, partition %d: want a range of offsets, got %d to %d", r.config.Topic, id, from, to)
+	}
+	return r.partition(id, place{id: topic, start: from, first: from, end: to}, func() int64 { return to }, new(Stats))
+}
+
+func (p *partition) TopicID() string { return hex.EncodeToString(p.place.id[:]) }
+
+func (p *partition) Committed() (pipeline.Commit, bool) { return p.place.commit, p.place.committed }
+
+func (p *partition) Start() int64 { return p.place.start }
+
+func (p *partition) Bounds() (first, end int64) { return p.place.first, p.place.end }
+
+// Seek sets where reading begins. It comes before the first Read.
+func (p *partition) Seek(offset int64) { p.place.start, p.fetch.next = offset, offset }
