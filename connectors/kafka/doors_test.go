@@ -35,7 +35,7 @@ func doored(t *testing.T, config *tls.Config, acls ...kfake.ACL) *fake {
 		kfake.EnableSASL(), kfake.EnableACLs(),
 		kfake.Superuser("PLAIN", "admin", canary), kfake.Superuser("SCRAM-SHA-256", "admin", canary), kfake.Superuser("SCRAM-SHA-512", "admin", canary),
 		kfake.User("SCRAM-SHA-512", "plant", canary, acls...),
-		kfake.SeedTopics(1, "plant.telemetry", "anomaly.events.v1", "pipeline.dlq.v1"),
+		kfake.SeedTopics(1, "plant.telemetry", "anomaly.events.v1", "pipeline.late.v1", "pipeline.dlq.v1"),
 	}}
 	if config != nil {
 		f.options = append(f.options, kfake.TLS(config))

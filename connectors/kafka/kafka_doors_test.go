@@ -64,7 +64,7 @@ func TestDoorsOfApacheKafka(t *testing.T) {
 		return &SASL{Mechanism: mechanism, User: user, PasswordFile: secret(t, password)}
 	}
 	admin := login(SASLScramSHA256, "admin", canary)
-	for _, topic := range []string{"plant.telemetry", "anomaly.events.v1", "pipeline.dlq.v1"} {
+	for _, topic := range []string{"plant.telemetry", "anomaly.events.v1", "pipeline.late.v1", "pipeline.dlq.v1"} {
 		ok(t, Access{brokers, believe, admin}.CreateTopic(tenSeconds(t), topic, 1, nil))
 	}
 	demanding := []string{kafkatest.New(t, kafkatest.Config{Protocol: "SSL", Properties: map[string]string{
@@ -134,6 +134,7 @@ func TestDoorsOfApacheKafka(t *testing.T) {
 		t.Errorf("want 3 values, got %v", r.values)
 	}
 	grant(kafka.ResourceTypeTopic, "anomaly.events.v1", kafka.ACLOperationTypeWrite)
+	grant(kafka.ResourceTypeTopic, "pipeline.late.v1", kafka.ACLOperationTypeWrite)
 	grant(kafka.ResourceTypeTopic, "pipeline.dlq.v1", kafka.ACLOperationTypeDescribe)
 	lacks(t, plant, true, "", `user "plant" has no ACL for Write on topic "pipeline.dlq.v1"`)
 	grant(kafka.ResourceTypeTopic, "new.anomaly.events.v1", kafka.ACLOperationTypeDescribe)
