@@ -87,18 +87,22 @@ func (g *generation) end() {
 
 func (g *generation) Revoked() <-chan struct{} { return g.revoked }
 
-func (g *generation) Partitions() []pipeline.Partition {
-	list := make([]pipeline.Partition, len(g.partitions))
-	for i, p := range g.partitions {
+func (g *generation) Partitions() []pipeline.Partition { return listed(g.partitions) }
+
+func listed(partitions []*partition) []pipeline.Partition {
+	list := make([]pipeline.Partition, len(partitions))
+	for i, p := range partitions {
 		list[i] = p
 	}
 	return list
 }
 
 // Close closes the readers. Heartbeats go on until the source's next Next or Close.
-func (g *generation) Close() error {
+func (g *generation) Close() error { return closeAll(g.partitions) }
+
+func closeAll(partitions []*partition) error {
 	var faults []error
-	for _, p := range g.partitions {
+	for _, p := range partitions {
 		faults = append(faults, p.Close())
 	}
 	return errors.Join(faults...)
@@ -152,7 +156,7 @@ func (g *generation) Committed(ctx context.Context) (map[int32]pipeline.Commit, 
 
 // Range reads messages that were read before, with a decoder that has seen nothing else.
 func (g *generation) Range(_ context.Context, partition int32, from, to int64) (pipeline.Partition, error) {
-	p, err := g.source.span(partition, g.topic, from, to)
+	p, err := g.source.reread(partition, g.topic, from, to)
 	if err != nil {
 		return nil, err
 	}

@@ -138,9 +138,12 @@ func (p *partition) outOfRange(ctx context.Context) error {
 		return fmt.Errorf("%w: offset %d: %w; its range could not be read: %w",
 			pipeline.ErrConfig, p.fetch.next, errOutOfRange, err)
 	}
-	return fmt.Errorf("%w: offset %d: %w: want %d to %d; retention has deleted it, or the topic was made anew: "+
-		"set the offsets of group %q to where reading is to go on", pipeline.ErrConfig, p.fetch.next, errOutOfRange,
-		first[p.ID()], end[p.ID()], p.from.config.Group)
+	err = fmt.Errorf("%w: offset %d: %w: want %d to %d; retention has deleted it, or the topic was made anew",
+		pipeline.ErrConfig, p.fetch.next, errOutOfRange, first[p.ID()], end[p.ID()])
+	if group := p.from.config.Group; group != "" {
+		return fmt.Errorf("%w: set the offsets of group %q to where reading is to go on", err, group)
+	}
+	return err
 }
 
 // deliver decodes messages of the response. What stops it early is left in fault; an error is of the decoder itself.

@@ -34,6 +34,19 @@ func (r *reader) Trouble() string { return r.troubles.first() }
 // Counters gives Stats by name.
 func (r *reader) Counters() map[string]int64 { return r.Stats.Counters() }
 
+// log and warn say something if there is somewhere to say it.
+func (r *reader) log(text string, args ...any) {
+	if r.settings.Log != nil {
+		r.settings.Log.Info(text, args...)
+	}
+}
+
+func (r *reader) warn(text string, args ...any) {
+	if r.settings.Log != nil {
+		r.settings.Log.Warn(text, args...)
+	}
+}
+
 // offsets reads the first offset and the end of partitions.
 func (r *reader) offsets(ctx context.Context, ids []int) (first, end map[int32]int64, err error) {
 	return offsets(ctx, r.client, r.config.Topic, ids)
@@ -68,8 +81,8 @@ func (r *reader) partition(id int32, at place, bound func() int64, stats *Stats)
 	}, nil
 }
 
-// span makes the reader of the offsets [from, to) of a partition. Its messages are counted nowhere: they were before.
-func (r *reader) span(id int32, topic topicID, from, to int64) (*partition, error) {
+// reread makes the reader of the offsets [from, to) of a partition. Its messages are counted nowhere: they were before.
+func (r *reader) reread(id int32, topic topicID, from, to int64) (*partition, error) {
 	if from < 0 || to < from {
 		return nil, fmt.Errorf("kafka: topic %q, partition %d: want a range of offsets, got %d to %d", r.config.Topic, id, from, to)
 	}

@@ -28,6 +28,7 @@ type Source struct {
 	group   *kafka.ConsumerGroup
 	line    *line
 	current *generation
+	slot    *slot // nil if there is none
 	trouble outage
 	closed  bool
 
@@ -88,6 +89,7 @@ func (s *Source) Next(ctx context.Context) (pipeline.Generation, error) {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
 	if s.group == nil {
+		s.takeOver(ctx)
 		if s.group, err = s.newGroup(); err != nil {
 			return nil, fmt.Errorf("%w: kafka: %w", pipeline.ErrConfig, err)
 		}
@@ -164,6 +166,7 @@ func (s *Source) join(ctx context.Context, t topic) (*generation, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.keep(raw.MemberID)
 	g := newGeneration(s, raw)
 	var ids []int
 	for _, a := range raw.Assignments[s.config.Topic] {
@@ -282,13 +285,16 @@ func (s *Source) Close() error {
 	s.closed = true
 	defer closeClient(s.client)
 	if s.group == nil {
-		return nil
+		return s.dropSlot()
 	}
 	var left error
+	unsure := s.current == nil // whether kafka-go, which then leaves by itself, has
 	if g := s.current; g != nil {
 		// The group's own Close would first join the next generation if this one was revoked, and that waits for
 		// other members. Having left already, it can't.
-		left = s.leave(g)
+		ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+		left = s.leave(ctx, g.raw.MemberID)
+		cancel()
 	}
 	closed := make(chan struct{})
 	go func() {
@@ -300,39 +306,23 @@ func (s *Source) Close() error {
 	defer timer.Stop()
 	select {
 	case <-closed:
+		unsure = false
 	case <-timer.C:
 		s.line.cut() // whatever it waits for fails
 		<-closed
 	}
 	if left != nil {
-		return fmt.Errorf("kafka: group %q: leaving: %w; others wait for session_timeout", s.config.Group, left)
+		left = fmt.Errorf("kafka: group %q: leaving: %w; others wait for session_timeout", s.config.Group, left)
 	}
-	return nil
+	if s.slot != nil && (left != nil || unsure) { // it stays for the next start
+		return errors.Join(left, s.slot.file.Close())
+	}
+	return errors.Join(left, s.dropSlot())
 }
 
-// leave takes the member out of the group. The client may hold connections from before a restart of the broker, which it
-// finds out by using them: a failure that is not the broker's answer is tried again on new ones.
-func (s *Source) leave(g *generation) error {
-	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
-	defer cancel()
-	var pause backoff
-	for {
-		res, err := s.client.LeaveGroup(ctx, &kafka.LeaveGroupRequest{
-			GroupID: s.config.Group, Members: []kafka.LeaveGroupRequestMember{{ID: g.raw.MemberID}},
-		})
-		if err == nil {
-			err = res.Error
-		}
-		var answer kafka.Error
-		switch {
-		case err == nil, errors.Is(err, kafka.UnknownMemberId): // evicted before
-			return nil
-		case errors.As(err, &answer):
-			return err
-		}
-		closeClient(s.client)
-		if pause.wait(ctx) != nil {
-			return err
-		}
+func (s *Source) dropSlot() error {
+	if s.slot == nil {
+		return nil
 	}
+	return s.slot.remove()
 }
