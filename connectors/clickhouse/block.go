@@ -93,6 +93,23 @@ func (c *cut) chop(rowsMax int) []cut {
 	return list
 }
 
+// slice is the rows [from, to) of c.
+func (c *cut) slice(from, to int) cut {
+	if from == 0 && to == c.rows {
+		return *c
+	}
+	part := cut{month: c.month, rows: to - from}
+	for _, p := range c.pieces {
+		n := p.rows()
+		if from < n && to > 0 {
+			p.from, p.to = p.from+max(from, 0), min(p.to, p.from+to)
+			part.pieces = append(part.pieces, p)
+		}
+		from, to = from-n, to-n
+	}
+	return part
+}
+
 // month is a calendar month in UTC, both ends inclusive, ns.
 type month struct {
 	number      int // as ClickHouse's toYYYYMM; 0 for none

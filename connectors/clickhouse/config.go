@@ -34,12 +34,20 @@ type Config struct {
 	// Compression of inserts on the wire: none or lz4.
 	Compression string `yaml:"compression,omitempty"`
 
+	// Dependents says what is done about materialized views of the tables that would double a block that is sent again:
+	// warn names them, refuse stops.
+	Dependents string `yaml:"dependents,omitempty"`
+
 	// InsertRowsMax is how many rows one INSERT has at most.
 	InsertRowsMax int `yaml:"insert_rows_max,omitempty"`
 	// InsertsPerSecond bounds the INSERTs that this process sends; past it, writing waits.
 	InsertsPerSecond float64 `yaml:"inserts_per_second,omitempty"`
 	// InsertTimeout is how long the server may take for one INSERT before it is sent again.
 	InsertTimeout time.Duration `yaml:"insert_timeout,omitempty"`
+	// Settle is how long a block that is not found gets to come into place before it is sent again.
+	Settle time.Duration `yaml:"settle,omitempty"`
+	// RefusedRowsMax is how many rows of one checkpoint may be refused as they are; with more, writing stops.
+	RefusedRowsMax int `yaml:"refused_rows_max,omitempty"`
 	// DialTimeout is how long connecting and logging in may take.
 	DialTimeout time.Duration `yaml:"dial_timeout,omitempty"`
 	// RetryMin is the wait after the first failure; it doubles with each further one.
@@ -48,12 +56,14 @@ type Config struct {
 	RetryMax time.Duration `yaml:"retry_max,omitempty"`
 }
 
-// The values of Schema and Compression.
+// The values of Schema, Compression and Dependents.
 const (
-	SchemaApply     = "apply"
-	SchemaVerify    = "verify"
-	CompressionNone = "none"
-	CompressionLZ4  = "lz4"
+	SchemaApply      = "apply"
+	SchemaVerify     = "verify"
+	CompressionNone  = "none"
+	CompressionLZ4   = "lz4"
+	DependentsWarn   = "warn"
+	DependentsRefuse = "refuse"
 )
 
 // DefaultConfig has every default.
@@ -64,20 +74,26 @@ func DefaultConfig() Config {
 		Schema:   SchemaApply,
 		// Over loopback lz4 takes six times the CPU of sending (95 against 14 ns a row); it pays where the network is slow.
 		Compression: CompressionNone,
+		// A view of somebody else's is no reason for the plant to go dark.
+		Dependents: DependentsWarn,
 		// Under the server's 1,048,449, at which it cuts blocks itself: a block must stay one part.
 		InsertRowsMax: 500_000,
 		// Parts come faster than merges from some tens of inserts a second on.
 		InsertsPerSecond: 10,
 		// Long enough for a full block on a busy server; short enough that a hung connection is seen within the minute.
 		InsertTimeout: time.Minute,
-		DialTimeout:   5 * time.Second,        // a round trip and a login, with a pause of the server
-		RetryMin:      200 * time.Millisecond, // a restart of the embedded server takes about as long
-		RetryMax:      5 * time.Second,        // after an outage the pipeline is back within seconds
+		Settle:        time.Second, // writing a token down and renaming the part take milliseconds
+		// Some rows out of bounds are data; a thousand in a second are a wrong constraint, and each takes some twenty inserts to find.
+		RefusedRowsMax: 1000,
+		DialTimeout:    5 * time.Second,        // a round trip and a login, with a pause of the server
+		RetryMin:       200 * time.Millisecond, // a restart of the embedded server takes about as long
+		RetryMax:       5 * time.Second,        // after an outage the pipeline is back within seconds
 	}
 }
 
-// insertRowsLimit keeps blocks under the server's min_insert_block_size_rows, from which on it cuts them.
-const insertRowsLimit = 1_000_000
+// insertRowsLimit keeps blocks under the server's min_insert_block_size_rows, from which on it cuts them, and lets the number
+// of a block that is halved down to one row fit: see node.
+const insertRowsLimit = 1 << (pathBits - 1)
 
 var plainName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
@@ -114,17 +130,23 @@ func (c *Config) Validate() []pipeline.Fault {
 	if c.Compression != CompressionNone && c.Compression != CompressionLZ4 {
 		fault("compression", "want none or lz4, got %q", c.Compression)
 	}
+	if c.Dependents != DependentsWarn && c.Dependents != DependentsRefuse {
+		fault("dependents", "want warn or refuse, got %q", c.Dependents)
+	}
 	if c.InsertRowsMax < 1 || c.InsertRowsMax > insertRowsLimit {
 		fault("insert_rows_max", "want 1 to %d, got %d", insertRowsLimit, c.InsertRowsMax)
 	}
 	if !(c.InsertsPerSecond > 0 && c.InsertsPerSecond <= 1000) {
 		fault("inserts_per_second", "want more than 0 and at most 1000, got %v", c.InsertsPerSecond)
 	}
+	if c.RefusedRowsMax < 0 {
+		fault("refused_rows_max", "want 0 or more, got %d", c.RefusedRowsMax)
+	}
 	for _, d := range []struct {
 		path string
 		v    time.Duration
 	}{
-		{"insert_timeout", c.InsertTimeout}, {"dial_timeout", c.DialTimeout},
+		{"settle", c.Settle}, {"insert_timeout", c.InsertTimeout}, {"dial_timeout", c.DialTimeout},
 		{"retry_min", c.RetryMin}, {"retry_max", c.RetryMax},
 	} {
 		if d.v <= 0 {

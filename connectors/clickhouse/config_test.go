@@ -25,15 +25,15 @@ func TestValidate(t *testing.T) {
 		t.Errorf("defaults: got %v", faults)
 	}
 	bad := Config{
-		Address: "localhost", Database: "a`b", Password: "p", PasswordEnv: "P", Schema: "make", Compression: "zip",
+		Address: "localhost", Database: "a`b", Password: "p", PasswordEnv: "P", Schema: "make", Compression: "zip", Dependents: "drop", RefusedRowsMax: -1,
 		InsertRowsMax: insertRowsLimit + 1, RetryMin: time.Second,
 	}
 	var paths []string
 	for _, f := range bad.Validate() {
 		paths = append(paths, f.Path)
 	}
-	want := []string{"address", "database", "user", "password_env", "schema", "compression", "insert_rows_max", "inserts_per_second",
-		"insert_timeout", "dial_timeout", "retry_max", "retry_min"}
+	want := []string{"address", "database", "user", "password_env", "schema", "compression", "dependents", "insert_rows_max", "inserts_per_second",
+		"refused_rows_max", "settle", "insert_timeout", "dial_timeout", "retry_max", "retry_min"}
 	if !slices.Equal(paths, want) {
 		t.Errorf("want faults at %v, got %v", want, paths)
 	}

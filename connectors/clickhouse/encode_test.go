@@ -143,11 +143,21 @@ func compare(t rapid.TB, table *columnar, parts []pipeline.Part, rowsMax int) {
 		t.Fatal(err)
 	}
 	defer table.release()
+	var nodes []node
 	for i := range n {
-		b := table.load(i, testRun, 5)
+		whole := node{root: uint32(i), to: table.rows(i)}
+		nodes = append(nodes, whole)
+		if whole.rows() > 1 {
+			first, second := whole.halves()
+			nodes = append(nodes, first, second)
+		}
+	}
+	for _, each := range nodes {
+		i := each.number()
+		b := table.load(each, testRun, 5)
 		got := decode(t, encodeBoth(t, table.input()))
-		if got.Rows() != b.rows {
-			t.Fatalf("block %d: want %d rows, got %d", i, b.rows, got.Rows())
+		if got.Rows() != b.rows || b.rows != each.rows() {
+			t.Fatalf("block %d: want %d rows, got %d (says %d)", i, each.rows(), got.Rows(), b.rows)
 		}
 		for c, in := range table.input() {
 			kind := in.Data.Type()
@@ -162,7 +172,7 @@ func compare(t rapid.TB, table *columnar, parts []pipeline.Part, rowsMax int) {
 					case "seq":
 						want = uint64(5)
 					case "block":
-						want = uint32(i)
+						want = i
 					case "k_topic":
 						want = p.topic
 					case "k_part":
@@ -303,7 +313,7 @@ func BenchmarkEncodeTelemetry(b *testing.B) {
 		if err != nil || n != 1 {
 			b.Fatal(n, err)
 		}
-		table.load(0, testRun, 1)
+		table.load(node{to: table.rows(0)}, testRun, 1)
 		input := table.input()
 		if err := (chproto.Block{Columns: len(input), Rows: rows}).WriteBlock(w, 54460, input); err != nil {
 			b.Fatal(err)

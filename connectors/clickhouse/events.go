@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
+	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
 
 	"github.com/tailrace/tailrace/pipeline"
@@ -21,12 +23,14 @@ type eventRow struct {
 	month int // of EventTS
 	topic string
 	part  int32
+	rec   arrow.Record // that it came in, borrowed
+	at    int          // its row
 }
 
 // eventTable is anomaly_events. Its rows are few and come as JSON, so that they are appended one by one.
 type eventTable struct {
 	blocks [][]eventRow
-	rows   []eventRow // of the loaded block
+	loaded []eventRow // the loaded block
 	block  block
 }
 
@@ -48,6 +52,7 @@ func (t *eventTable) plan(parts []pipeline.Part, rowsMax int) (int, error) {
 				at := e.EventTS.UTC()
 				rows = append(rows, eventRow{
 					Event: e, json: texts.Value(i), month: at.Year()*100 + int(at.Month()), topic: p.Topic, part: p.Partition,
+					rec: rec, at: i,
 				})
 			}
 		}
@@ -64,18 +69,34 @@ func (t *eventTable) plan(parts []pipeline.Part, rowsMax int) (int, error) {
 	return len(t.blocks), nil
 }
 
-func (t *eventTable) load(i int, run [16]byte, seq uint64) *block {
-	t.rows = t.blocks[i]
-	t.block = block{cut: cut{month: t.rows[0].month, rows: len(t.rows)}, run: run, seq: seq, num: uint32(i)}
-	for _, r := range t.rows {
+func (t *eventTable) rows(i int) int { return len(t.blocks[i]) }
+
+func (t *eventTable) load(n node, run [16]byte, seq uint64) *block {
+	t.loaded = t.blocks[n.root][n.from:n.to]
+	t.block = block{cut: cut{month: t.loaded[0].month, rows: len(t.loaded)}, run: run, seq: seq, num: n.number()}
+	for _, r := range t.loaded {
 		t.block.bytes += int64(len(r.json)) // the rest is about as much again; nobody steers by it
 	}
 	return &t.block
 }
 
+func (t *eventTable) span() (column string, first, last int64) {
+	first, last = math.MaxInt64, math.MinInt64
+	for i := range t.loaded {
+		ns := nanos(t.loaded[i].EventTS)
+		first, last = min(first, ns), max(last, ns)
+	}
+	return "event_ts", first, last
+}
+
+func (t *eventTable) row(n node) pipeline.RefusedRow {
+	r := &t.blocks[n.root][n.from]
+	return pipeline.RefusedRow{Topic: r.topic, Partition: r.part, Row: r.rec.NewSlice(int64(r.at), int64(r.at+1))}
+}
+
 // witness goes by asset and event: event_ts, between them in the order key, is of no help where an asset has few events.
 func (t *eventTable) witness() string {
-	r := &t.rows[0]
+	r := &t.loaded[0]
 	return equalText("asset", []byte(r.Asset)) + " AND " + equalText("event_id", []byte(r.EventID))
 }
 
@@ -101,27 +122,27 @@ func ofContributions[T any](of func(schemas.Contribution) T) func(*eventRow) []T
 // input builds the columns of the loaded block, or of no row.
 func (t *eventTable) input() proto.Input {
 	low := func(of func(*eventRow) string) proto.ColInput {
-		return fill(t.rows, new(proto.ColStr).LowCardinality(), of)
+		return fill(t.loaded, new(proto.ColStr).LowCardinality(), of)
 	}
-	text := func(of func(*eventRow) string) proto.ColInput { return fill(t.rows, new(proto.ColStr), of) }
-	number := func(of func(*eventRow) float64) proto.ColInput { return fill(t.rows, new(proto.ColFloat64), of) }
-	flag := func(of func(*eventRow) bool) proto.ColInput { return fill(t.rows, new(proto.ColBool), of) }
+	text := func(of func(*eventRow) string) proto.ColInput { return fill(t.loaded, new(proto.ColStr), of) }
+	number := func(of func(*eventRow) float64) proto.ColInput { return fill(t.loaded, new(proto.ColFloat64), of) }
+	flag := func(of func(*eventRow) bool) proto.ColInput { return fill(t.loaded, new(proto.ColBool), of) }
 	moments := func() *proto.ColDateTime64 {
 		return new(proto.ColDateTime64).WithPrecision(proto.PrecisionMicro).WithLocation(time.UTC)
 	}
-	moment := func(of func(*eventRow) time.Time) proto.ColInput { return fill(t.rows, moments(), of) }
+	moment := func(of func(*eventRow) time.Time) proto.ColInput { return fill(t.loaded, moments(), of) }
 	names := func(of func(schemas.Contribution) string) proto.ColInput {
-		return fill(t.rows, new(proto.ColStr).LowCardinality().Array(), ofContributions(of))
+		return fill(t.loaded, new(proto.ColStr).LowCardinality().Array(), ofContributions(of))
 	}
 	shares := func(of func(schemas.Contribution) float64) proto.ColInput {
-		return fill(t.rows, new(proto.ColFloat64).Array(), ofContributions(of))
+		return fill(t.loaded, new(proto.ColFloat64).Array(), ofContributions(of))
 	}
 	run := proto.UInt128{
 		High: binary.BigEndian.Uint64(t.block.run[:8]), Low: binary.BigEndian.Uint64(t.block.run[8:]),
 	}
 	return proto.Input{
 		{Name: "event_id", Data: text(func(r *eventRow) string { return r.EventID })},
-		{Name: "event_seq", Data: fill(t.rows, new(proto.ColUInt8), func(r *eventRow) uint8 { return uint8(r.EventSeq) })},
+		{Name: "event_seq", Data: fill(t.loaded, new(proto.ColUInt8), func(r *eventRow) uint8 { return uint8(r.EventSeq) })},
 		{Name: "status", Data: low(func(r *eventRow) string { return r.Status })},
 		{Name: "pipeline", Data: low(func(r *eventRow) string { return r.Pipeline })},
 		{Name: "detector", Data: low(func(r *eventRow) string { return r.Detector })},
@@ -131,7 +152,7 @@ func (t *eventTable) input() proto.Input {
 		{Name: "onset_ts", Data: moment(func(r *eventRow) time.Time { return r.OnsetTS })},
 		{Name: "event_ts", Data: moment(func(r *eventRow) time.Time { return r.EventTS })},
 		{Name: "detected_ts", Data: moment(func(r *eventRow) time.Time { return r.DetectedTS })},
-		{Name: "cleared_ts", Data: fill(t.rows, proto.NewColNullable(moments()), func(r *eventRow) proto.Nullable[time.Time] {
+		{Name: "cleared_ts", Data: fill(t.loaded, proto.NewColNullable(moments()), func(r *eventRow) proto.Nullable[time.Time] {
 			if r.ClearedTS == nil {
 				return proto.Null[time.Time]()
 			}
@@ -152,17 +173,17 @@ func (t *eventTable) input() proto.Input {
 		{Name: "contributions.unit", Data: names(func(c schemas.Contribution) string { return c.Unit })},
 		{Name: "window_start", Data: moment(func(r *eventRow) time.Time { return r.Window.Start })},
 		{Name: "window_end", Data: moment(func(r *eventRow) time.Time { return r.Window.End })},
-		{Name: "window_n", Data: fill(t.rows, new(proto.ColUInt32), func(r *eventRow) uint32 { return uint32(r.Window.N) })},
+		{Name: "window_n", Data: fill(t.loaded, new(proto.ColUInt32), func(r *eventRow) uint32 { return uint32(r.Window.N) })},
 		{Name: "window_coverage", Data: number(func(r *eventRow) float64 { return r.Window.Coverage })},
 		{Name: "backfill", Data: flag(func(r *eventRow) bool { return r.Backfill })},
 		{Name: "test", Data: flag(func(r *eventRow) bool { return r.Test })},
 		{Name: "k_topic", Data: low(func(r *eventRow) string { return r.topic })},
-		{Name: "k_part", Data: fill(t.rows, new(proto.ColInt32), func(r *eventRow) int32 { return r.part })},
-		{Name: "k_first", Data: fill(t.rows, new(proto.ColInt64), func(r *eventRow) int64 { return r.Lineage.OffsetFirst })},
-		{Name: "k_last", Data: fill(t.rows, new(proto.ColInt64), func(r *eventRow) int64 { return r.Lineage.OffsetLast })},
-		{Name: "run", Data: fill(t.rows, new(proto.ColUInt128), func(*eventRow) proto.UInt128 { return run })},
-		{Name: "seq", Data: fill(t.rows, new(proto.ColUInt64), func(*eventRow) uint64 { return t.block.seq })},
-		{Name: "block", Data: fill(t.rows, new(proto.ColUInt32), func(*eventRow) uint32 { return t.block.num })},
+		{Name: "k_part", Data: fill(t.loaded, new(proto.ColInt32), func(r *eventRow) int32 { return r.part })},
+		{Name: "k_first", Data: fill(t.loaded, new(proto.ColInt64), func(r *eventRow) int64 { return r.Lineage.OffsetFirst })},
+		{Name: "k_last", Data: fill(t.loaded, new(proto.ColInt64), func(r *eventRow) int64 { return r.Lineage.OffsetLast })},
+		{Name: "run", Data: fill(t.loaded, new(proto.ColUInt128), func(*eventRow) proto.UInt128 { return run })},
+		{Name: "seq", Data: fill(t.loaded, new(proto.ColUInt64), func(*eventRow) uint64 { return t.block.seq })},
+		{Name: "block", Data: fill(t.loaded, new(proto.ColUInt32), func(*eventRow) uint32 { return t.block.num })},
 		{Name: "event", Data: text(func(r *eventRow) string { return r.json })},
 	}
 }

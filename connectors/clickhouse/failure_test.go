@@ -109,24 +109,25 @@ func through(t *testing.T, c Config) (Config, *cutter) {
 	return c, cut
 }
 
-// Scenario: three times the acknowledgement of an INSERT is lost after the server has the block.
-// Guarantees: the sink sends the block again under the same token, and every row is there once.
+// Scenario: the acknowledgement of an INSERT is lost after the server has the block.
+// Guarantees: the sink finds the block and does not send it again; every row is there once.
 func TestLostAcknowledgement(t *testing.T) {
 	mem := allocator(t)
 	c := serve(t)
 	openSink(t, c)
 	via, cut := through(t, c)
 	s := newSink(t, via)
-	cut.cuts.Store(3)
-	if err := s.Write(t.Context(), telemetryCheckpoint(t, mem, 1, 500)); err != nil {
+	cut.cuts.Store(1)
+	if err := write(t.Context(), s, telemetryCheckpoint(t, mem, 1, 500)); err != nil {
 		t.Fatal(err)
 	}
 	if n := number(t, query(t, c), "SELECT count() FROM telemetry"); n != 500 {
 		t.Errorf("rows: want 500, got %d", n)
 	}
 	st := s.Stats()
-	if got := st.Tables[pipeline.Telemetry]; got.Rows != 500 || got.Blocks != 1 || got.Retries != 3 || st.LastError == "" {
-		t.Errorf("stats: want 500 rows, 1 block, 3 retries and an error, got %+v", st)
+	if got := st.Tables[pipeline.Telemetry]; got.Rows != 500 || got.Blocks != 1 || got.Retries != 1 ||
+		st.Counts["blocks_found_stored"] != 1 || st.Counts["failures_connection"] != 1 || st.LastError == "" {
+		t.Errorf("stats: want 500 rows, 1 block, 1 retry, found stored, and an error, got %+v", st)
 	}
 }
 
@@ -138,7 +139,7 @@ func TestTokenWithoutRows(t *testing.T) {
 	c := serve(t)
 	s := openSink(t, c)
 	checkpoint := telemetryCheckpoint(t, mem, 1, 500)
-	if err := s.Write(t.Context(), checkpoint); err != nil {
+	if err := write(t.Context(), s, checkpoint); err != nil {
 		t.Fatal(err)
 	}
 	conn := query(t, c)
@@ -150,7 +151,7 @@ func TestTokenWithoutRows(t *testing.T) {
 	}
 	via, cut := through(t, c)
 	cut.cuts.Store(1)
-	if err := newSink(t, via).Write(t.Context(), checkpoint); err != nil {
+	if err := write(t.Context(), newSink(t, via), checkpoint); err != nil {
 		t.Fatal(err)
 	}
 	if n := number(t, conn, "SELECT count() FROM telemetry"); n != 500 {
@@ -172,7 +173,7 @@ func TestTokens(t *testing.T) {
 		want     uint64
 	}{{1, "test", 20}, {1, "test", 20}, {2, "test", 40}, {2, "other", 60}} {
 		checkpoint.Seq, s.pipeline = step.seq, step.pipeline
-		if err := s.Write(t.Context(), checkpoint); err != nil {
+		if err := write(t.Context(), s, checkpoint); err != nil {
 			t.Fatal(err)
 		}
 		if n := number(t, conn, "SELECT count() FROM telemetry"); n != step.want {
@@ -192,14 +193,14 @@ func TestServerRestarts(t *testing.T) {
 	s := newSink(t, c)
 	lines := logged{first: make(chan struct{})}
 	s.log = slog.New(slog.NewTextHandler(&lines, nil))
-	if err := s.Write(t.Context(), telemetryCheckpoint(t, mem, 1, 100)); err != nil {
+	if err := write(t.Context(), s, telemetryCheckpoint(t, mem, 1, 100)); err != nil {
 		t.Fatal(err)
 	}
 	if err := server.Close(); err != nil {
 		t.Fatal(err)
 	}
 	written := make(chan error, 1)
-	go func() { written <- s.Write(t.Context(), telemetryCheckpoint(t, mem, 2, 100)) }()
+	go func() { written <- write(t.Context(), s, telemetryCheckpoint(t, mem, 2, 100)) }()
 	<-lines.first // the sink has met the closed port
 	server = startServer(t, dir, c.Address)
 	defer server.Close()
@@ -243,7 +244,7 @@ func TestServerDown(t *testing.T) {
 	checkpoint := telemetryCheckpoint(t, mem, 1, 10)
 	for name, call := range map[string]func(*Sink, context.Context) error{
 		"open":  func(s *Sink, ctx context.Context) error { return s.Open(ctx) },
-		"write": func(s *Sink, ctx context.Context) error { return s.Write(ctx, checkpoint) },
+		"write": func(s *Sink, ctx context.Context) error { return write(ctx, s, checkpoint) },
 	} {
 		s := newSink(t, c)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -262,11 +263,12 @@ type onWrite func()
 
 func (f onWrite) Write(p []byte) (int, error) { f(); return len(p), nil }
 
-// Scenario: a wrong password, an unknown user, a table dropped behind the sink's back, a row that a constraint refuses.
-// Guarantees: what the user must change wraps ErrConfig; what the server refuses does not, and names table, block and code.
+// Scenario: a wrong password, an unknown user, a table dropped behind the sink's back, more refused rows than may be.
+// Guarantees: what the user must change wraps ErrConfig; refused rows do not, and the error names table, code and limit.
 func TestErrorsThatNoRetryMends(t *testing.T) {
 	mem := allocator(t)
 	c := serve(t)
+	c.RefusedRowsMax = 4
 	s := openSink(t, c)
 	for _, change := range []func(*Config){
 		func(c *Config) { c.Password = "wrong-canary" },
@@ -291,15 +293,15 @@ func TestErrorsThatNoRetryMends(t *testing.T) {
 		}
 	}
 	exec("ALTER TABLE telemetry ADD CONSTRAINT small CHECK k_offset < 1015")
-	err := s.Write(t.Context(), telemetryCheckpoint(t, mem, 9, 20))
-	wantError(t, err, "table telemetry", "checkpoint 9, block 0 (20 rows of month 202610)", "469", "VIOLATED_CONSTRAINT")
+	err := write(t.Context(), s, telemetryCheckpoint(t, mem, 9, 20))
+	wantError(t, err, "table telemetry", "refused_rows_max (4)", "checkpoint 9", "469", "VIOLATED_CONSTRAINT")
 	if errors.Is(err, pipeline.ErrConfig) {
 		t.Errorf("a refused block is no configuration error: %v", err)
 	}
 	exec("DROP TABLE telemetry")
-	if err := s.Write(t.Context(), telemetryCheckpoint(t, mem, 10, 20)); !errors.Is(err, pipeline.ErrConfig) {
+	if err := write(t.Context(), s, telemetryCheckpoint(t, mem, 10, 20)); !errors.Is(err, pipeline.ErrConfig) {
 		t.Errorf("dropped table: want a configuration error, got %v", err)
 	}
-	err = s.Write(t.Context(), &pipeline.Checkpoint{Parts: map[pipeline.Table][]pipeline.Part{"tags": nil}})
+	err = write(t.Context(), s, &pipeline.Checkpoint{Parts: map[pipeline.Table][]pipeline.Part{"tags": nil}})
 	wantError(t, err, "table tags: want one of")
 }

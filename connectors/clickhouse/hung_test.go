@@ -62,7 +62,7 @@ func TestMuteServer(t *testing.T) {
 	}}
 	for name, call := range map[string]func(context.Context, *Sink) error{
 		"open":  func(ctx context.Context, s *Sink) error { return s.Open(ctx) },
-		"write": func(ctx context.Context, s *Sink) error { return s.Write(ctx, ck) },
+		"write": func(ctx context.Context, s *Sink) error { return write(ctx, s, ck) },
 		"connect": func(ctx context.Context, _ *Sink) error {
 			_, err := Connect(ctx, c)
 			if ctx.Err() != nil && err != nil {

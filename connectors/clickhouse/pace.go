@@ -44,6 +44,9 @@ func newPacer(perSecond float64) pacer {
 	return pacer{perSecond: perSecond, tokens: max(1, perSecond)}
 }
 
+// giveBack returns a token: the insert made no part.
+func (p *pacer) giveBack() { p.tokens = min(max(1, p.perSecond), p.tokens+1) }
+
 // take waits for a token and says how long that took.
 func (p *pacer) take(ctx context.Context) (time.Duration, error) {
 	now := time.Now()

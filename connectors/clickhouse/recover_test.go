@@ -56,13 +56,13 @@ func TestTooManyParts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Write(t.Context(), telemetryCheckpoint(t, mem, 1, 10)); err != nil {
+	if err := write(t.Context(), s, telemetryCheckpoint(t, mem, 1, 10)); err != nil {
 		t.Fatal(err)
 	}
 	limit("parts_to_delay_insert = 1, parts_to_throw_insert = 1")
 	checkpoint := telemetryCheckpoint(t, mem, 2, 10)
 	written := make(chan error, 1)
-	go func() { written <- s.Write(t.Context(), checkpoint) }()
+	go func() { written <- write(t.Context(), s, checkpoint) }()
 	<-log.first
 	limit("parts_to_delay_insert = 1000, parts_to_throw_insert = 3000")
 	if err := <-written; err != nil {
@@ -101,7 +101,7 @@ func TestStoredBlocksAreFound(t *testing.T) {
 		pipeline.Predictions: {{Topic: "telemetry", Batches: []arrow.Record{predictions(t, mem)}}},
 		pipeline.EventsTable: {{Topic: "telemetry", Batches: []arrow.Record{events(t, mem, e)}}},
 	}}
-	if err := s.Write(t.Context(), ck); err != nil {
+	if err := write(t.Context(), s, ck); err != nil {
 		t.Fatal(err)
 	}
 	for _, table := range s.tables {
@@ -110,9 +110,9 @@ func TestStoredBlocksAreFound(t *testing.T) {
 			t.Fatalf("%s: %d blocks (%v)", table.name(), n, err)
 		}
 		for i := range n {
-			block := table.load(i, ck.Run, ck.Seq)
-			if missing, err := s.missing(t.Context(), table, block); err != nil || missing {
-				t.Errorf("%s, block %d: want it found, got missing %v (%v): %s", table.name(), i, missing, err, table.witness())
+			block := table.load(node{root: uint32(i), to: table.rows(i)}, ck.Run, ck.Seq)
+			if there, err := s.there(t.Context(), table, block, settling{}); err != nil || !there {
+				t.Errorf("%s, block %d: want it found, got %v (%v): %s", table.name(), i, there, err, table.witness())
 			}
 		}
 		table.release()

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/ClickHouse/ch-go/proto"
 	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"github.com/tailrace/tailrace/pipeline"
@@ -39,10 +39,11 @@ func PlanSchema(ctx context.Context, c Config) ([]MigrationState, error) {
 }
 
 // ApplySchema makes the database if there is none, runs what is pending, in order, and checks the tables. It returns what
-// it ran, also with an error. Two processes may apply at once: every statement does nothing the second time. It refuses,
+// it ran, also with an error. Deduplication windows that are too small are set. Two processes may apply at once: every statement does nothing the second time. It refuses,
 // with an error that wraps pipeline.ErrConfig, if an applied migration had another text or is unknown to this program.
 func ApplySchema(ctx context.Context, c Config) ([]MigrationState, error) {
-	return schema{c}.apply(ctx)
+	applied, _, err := schema{c}.apply(ctx)
+	return applied, err
 }
 
 // VerifySchema checks that every migration is applied and that the tables have the columns, types and deduplication
@@ -66,35 +67,39 @@ func (s schema) show(ctx context.Context) ([]MigrationState, error) {
 	return s.read(ctx, conn)
 }
 
-func (s schema) apply(ctx context.Context) (applied []MigrationState, err error) {
+// apply returns the migrations that it ran, and what it mended.
+func (s schema) apply(ctx context.Context) (applied []MigrationState, mended []string, err error) {
 	conn, err := s.open(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer conn.Close()
 	all, err := s.read(ctx, conn)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	todo, err := pending(all)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// The record of a migration must be seen by whoever looks next.
 	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{"async_insert": 0}))
 	for _, m := range todo {
 		for _, statement := range m.Statements() {
 			if err := conn.Exec(ctx, statement); err != nil {
-				return applied, asConfig(fmt.Errorf("%s: migration %04d_%s: %w", s.config, m.Version, m.Name, err))
+				return applied, nil, asConfig(fmt.Errorf("%s: migration %04d_%s: %w", s.config, m.Version, m.Name, err))
 			}
 		}
 		record := "INSERT INTO schema_migrations SELECT toUInt32(?), ?, ?, now64(3, 'UTC')"
 		if err := conn.Exec(ctx, record, m.Version, m.Name, m.SHA256); err != nil {
-			return applied, asConfig(fmt.Errorf("%s: migration %04d_%s: record: %w", s.config, m.Version, m.Name, err))
+			return applied, nil, asConfig(fmt.Errorf("%s: migration %04d_%s: record: %w", s.config, m.Version, m.Name, err))
 		}
 		applied = append(applied, m)
 	}
-	return applied, s.verifyTables(ctx, conn)
+	if mended, err = s.mend(ctx, conn); err != nil {
+		return applied, mended, asConfig(fmt.Errorf("%s: deduplication windows: %w", s.config, err))
+	}
+	return applied, mended, s.verifyTables(ctx, conn)
 }
 
 func (s schema) verify(ctx context.Context) error {
@@ -229,11 +234,15 @@ func pending(all []MigrationState) ([]MigrationState, error) {
 
 // verifyTables compares the tables with what the sink sends.
 func (s schema) verifyTables(ctx context.Context, conn Conn) error {
+	defaults, err := windowDefaults(ctx, conn)
+	if err != nil {
+		return asConfig(fmt.Errorf("%s: system.merge_tree_settings: %w", s.config, err))
+	}
 	var faults []error
-	for _, t := range tables() {
-		list, err := s.tableFaults(ctx, conn, t)
+	for _, t := range shapes() {
+		list, err := s.tableFaults(ctx, conn, t, defaults)
 		if err != nil {
-			return asConfig(fmt.Errorf("%s: table %s: %w", s.config, t.name(), err))
+			return asConfig(fmt.Errorf("%s: table %s: %w", s.config, t.name, err))
 		}
 		faults = append(faults, list...)
 	}
@@ -243,9 +252,23 @@ func (s schema) verifyTables(ctx context.Context, conn Conn) error {
 	return nil
 }
 
-func (s schema) tableFaults(ctx context.Context, conn Conn, t table) ([]error, error) {
+// shape is what the sink needs of a table: its name and columns.
+type shape struct {
+	name    string
+	columns proto.Input
+}
+
+func shapes() []shape {
+	var list []shape
+	for _, t := range tables() {
+		list = append(list, shape{string(t.name()), t.input()})
+	}
+	return append(list, shape{ledgerTable, ledgerInput(nil)})
+}
+
+func (s schema) tableFaults(ctx context.Context, conn Conn, t shape, defaults map[string]uint64) ([]error, error) {
 	rows, err := conn.Query(ctx, "SELECT name, type FROM system.columns WHERE database = ? AND table = ?",
-		s.config.Database, string(t.name()))
+		s.config.Database, t.name)
 	if err != nil {
 		return nil, err
 	}
@@ -262,26 +285,23 @@ func (s schema) tableFaults(ctx context.Context, conn Conn, t table) ([]error, e
 		return nil, err
 	}
 	if len(types) == 0 {
-		return []error{fmt.Errorf("table %s: does not exist", t.name())}, nil
+		return []error{fmt.Errorf("table %s: does not exist", t.name)}, nil
 	}
 	var faults []error
-	for _, c := range t.input() {
+	for _, c := range t.columns {
 		switch kind, ok := types[c.Name]; {
 		case !ok:
-			faults = append(faults, fmt.Errorf("table %s: column %s: want %s, got no such column", t.name(), c.Name, c.Data.Type()))
+			faults = append(faults, fmt.Errorf("table %s: column %s: want %s, got no such column", t.name, c.Name, c.Data.Type()))
 		case kind != string(c.Data.Type()):
-			faults = append(faults, fmt.Errorf("table %s: column %s: want %s, got %s", t.name(), c.Name, c.Data.Type(), kind))
+			faults = append(faults, fmt.Errorf("table %s: column %s: want %s, got %s", t.name, c.Name, c.Data.Type(), kind))
 		}
 	}
-	var engine, full string
-	err = conn.QueryRow(ctx, "SELECT engine, engine_full FROM system.tables WHERE database = ? AND name = ?",
-		s.config.Database, string(t.name())).Scan(&engine, &full)
-	if err != nil {
-		return nil, err
+	r, err := lookAt(ctx, conn, named{s.config.Database, t.name})
+	if err != nil || r == nil {
+		return faults, err
 	}
-	// A replicated table has a window by default; a plain one has none, and would double a retried block.
-	if engine == "MergeTree" && !strings.Contains(full, "non_replicated_deduplication_window") {
-		faults = append(faults, fmt.Errorf("table %s: want non_replicated_deduplication_window set, got none: a retried block would be doubled", t.name()))
+	if fault := r.short(defaults); fault != "" {
+		faults = append(faults, fmt.Errorf("table %s: %s: a block that is sent again would be doubled", t.name, fault))
 	}
 	return faults, nil
 }

@@ -110,7 +110,7 @@ func TestSchemaMismatch(t *testing.T) {
 		t.Errorf("want a configuration error, got %v", err)
 	}
 	wantError(t, err, "table telemetry: column vtype: want UInt8, got UInt16", "table telemetry: column src_seq: want UInt64, got no such",
-		"table predictions: want non_replicated_deduplication_window", "table anomaly_events: does not exist")
+		"table predictions: non_replicated_deduplication_window: want 100000, got 0", "table anomaly_events: does not exist")
 
 	exec("INSERT INTO schema_migrations SELECT 2, 'telemetry', repeat('0', 64), now64(3, 'UTC')")
 	exec("INSERT INTO schema_migrations SELECT 99, 'later', repeat('1', 64), now64(3, 'UTC')")

@@ -24,7 +24,7 @@ func TestTelemetryReadsBack(t *testing.T) {
 	s := openSink(t, c)
 	parts := []pipeline.Part{telemetryPart(t, mem, 0, 250, october), telemetryPart(t, mem, 1, 120, october)}
 	ck := &pipeline.Checkpoint{Run: testRun, Seq: 7, Parts: map[pipeline.Table][]pipeline.Part{pipeline.Telemetry: parts}}
-	if err := s.Write(t.Context(), ck); err != nil {
+	if err := write(t.Context(), s, ck); err != nil {
 		t.Fatal(err)
 	}
 	rows, err := query(t, c).Query(t.Context(), `SELECT ts, ts_ingest, ts_kind, asset, tag, vtype, value, value_int, value_str,
@@ -103,17 +103,17 @@ func TestPredictionsReadBack(t *testing.T) {
 	s := openSink(t, c)
 	parts := []pipeline.Part{{Topic: "in", Partition: 5, Batches: []arrow.Record{predictions(t, mem)}}}
 	ck := &pipeline.Checkpoint{Run: testRun, Seq: 1, Parts: map[pipeline.Table][]pipeline.Part{pipeline.Predictions: parts}}
-	if err := s.Write(t.Context(), ck); err != nil {
+	if err := write(t.Context(), s, ck); err != nil {
 		t.Fatal(err)
 	}
 	conn := query(t, c)
 	want := []string{
-		"a1|2026-10-07 12:00:00.000000|2026-10-07 12:05:00.000000|2026-10-07 12:04:57.000000|2026-10-07 12:05:01.234|100|1|pca|1|12.5||11.25|9|true|{'q':3.5,'t2':12.5}|{'temp':0.75}|0|in|5|10|110|1|0",
-		"a2|2026-10-07 12:00:00.000000|2026-10-07 12:05:00.000000|2026-10-07 12:04:57.000000|2026-10-07 12:05:01.000|3|0.03|pca|1|-|insufficient_data|-|-|false|{}|{}|0|in|5|-1|-1|1|0",
-		"a2|2026-10-07 12:00:00.000000|2026-10-07 12:05:00.000000|2026-10-07 12:04:57.000000|2026-10-07 12:06:01.000|90|0.9|pca|1|1.5||1.5|9|false|{'t2':1.5}|{'temp':0.5,'flow':0.25}|1|in|5|7|99|1|0",
+		"a1|2026-10-07 12:00:00.000000|2026-10-07 12:05:00.000000|2026-10-07 12:04:57.000000|2026-10-07 12:05:01.234|100|1|pca|1|12.5||11.25|9|true|{'q':3.5,'t2':12.5}|{'temp':0.75}|0|in|5|10|110|false|1|0",
+		"a2|2026-10-07 12:00:00.000000|2026-10-07 12:05:00.000000|2026-10-07 12:04:57.000000|2026-10-07 12:05:01.000|3|0.03|pca|1|-|insufficient_data|-|-|false|{}|{}|0|in|5|-1|-1|true|1|0",
+		"a2|2026-10-07 12:00:00.000000|2026-10-07 12:05:00.000000|2026-10-07 12:04:57.000000|2026-10-07 12:06:01.000|90|0.9|pca|1|1.5||1.5|9|false|{'t2':1.5}|{'temp':0.5,'flow':0.25}|1|in|5|7|99|false|1|0",
 	}
 	columns := `asset, window_start, window_end, ts, ts_ingest, n, coverage, model, model_version, score, reason, score_smooth, threshold,
-		is_anomaly, outputs, contrib, revision, k_topic, k_part, k_first, k_last, seq, block`
+		is_anomaly, outputs, contrib, revision, k_topic, k_part, k_first, k_last, backfill, seq, block`
 	if got := lines(t, c, columns, "predictions ORDER BY asset, revision"); !reflect.DeepEqual(got, want) {
 		t.Errorf("predictions:\nwant %s\ngot  %s", strings.Join(want, "\n     "), strings.Join(got, "\n     "))
 	}
@@ -163,7 +163,7 @@ func TestEventsReadBack(t *testing.T) {
 	ck := &pipeline.Checkpoint{Run: testRun, Seq: 2, Parts: map[pipeline.Table][]pipeline.Part{
 		pipeline.EventsTable: {{Topic: "in", Partition: 5, Batches: []arrow.Record{rec}}},
 	}}
-	if err := s.Write(t.Context(), ck); err != nil {
+	if err := write(t.Context(), s, ck); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
@@ -204,7 +204,7 @@ func TestBlocksAreParts(t *testing.T) {
 		telemetryPart(t, mem, 2, 10, time.Date(1969, 12, 31, 23, 0, 0, 0, time.UTC)),
 	}
 	ck := &pipeline.Checkpoint{Run: testRun, Seq: 3, Parts: map[pipeline.Table][]pipeline.Part{pipeline.Telemetry: parts}}
-	if err := s.Write(t.Context(), ck); err != nil {
+	if err := write(t.Context(), s, ck); err != nil {
 		t.Fatal(err)
 	}
 	got := lines(t, c, "block, uniqExact(_part), uniqExact(_partition_id), any(_partition_id), count()", "telemetry GROUP BY block ORDER BY block")

@@ -13,6 +13,8 @@ type Stats struct {
 	Tables map[pipeline.Table]TableStats
 	// Waited is how long inserts were held back by inserts_per_second.
 	Waited time.Duration
+	// Counts are all other things by name; their meaning is in Counters.
+	Counts map[string]int64
 	// LastError is the newest failure of an attempt, "" if there was none; LastErrorAt is when.
 	LastError   string
 	LastErrorAt time.Time
@@ -20,8 +22,8 @@ type Stats struct {
 
 // TableStats counts one table.
 type TableStats struct {
-	Rows    int64         // acknowledged
-	Blocks  int64         // acknowledged INSERTs
+	Rows    int64         // acknowledged, or found stored
+	Blocks  int64         // INSERTs acknowledged, or found stored
 	Bytes   int64         // of the acknowledged blocks, encoded, before compression
 	Retries int64         // attempts that failed and were made again
 	Took    time.Duration // from the first byte to the acknowledgement, acknowledged attempts only
@@ -33,21 +35,52 @@ type counters struct {
 	s  Stats
 }
 
+// counted are the names in Stats.Counts, so that each is in the metrics from the start.
+var counted = []string{
+	"inserts_held_back",                 // by inserts_per_second
+	"lookups",                           // of blocks and lines in doubt
+	"blocks_found_stored",               // by a look-up, so that they were not sent again
+	"blocks_resent_under_another_token", // acknowledged, yet not there
+	"blocks_halved",                     // refused, with more than one row
+	"blocks_refused_by_views",           // stored, but not in a materialized view that throws
+	"rows_refused",                      // given back
+	failuresBy(faultParts),              // too many parts
+	failuresBy(faultMemory),             // out of memory
+	failuresBy(faultTimeout),            // no answer in time
+	failuresBy(faultClosed),             // turned away: password, grant, certificate
+	failuresBy(faultConnection),         // away, or the connection broke
+	failuresBy(faultServer),             // anything else that the server says
+}
+
+func newCounters() counters {
+	counts := make(map[string]int64, len(counted))
+	for _, name := range counted {
+		counts[name] = 0
+	}
+	return counters{s: Stats{Tables: map[pipeline.Table]TableStats{}, Counts: counts}}
+}
+
 func (c *counters) table(t pipeline.Table, change func(*TableStats)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.s.Tables == nil {
-		c.s.Tables = map[pipeline.Table]TableStats{}
-	}
 	s := c.s.Tables[t]
 	change(&s)
 	c.s.Tables[t] = s
+}
+
+func (c *counters) count(what string, n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.s.Counts[what] += n
 }
 
 func (c *counters) waited(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.s.Waited += d
+	if d > 0 {
+		c.s.Counts["inserts_held_back"]++
+	}
 }
 
 func (c *counters) failed(err error) {
@@ -61,15 +94,16 @@ func (s *Sink) Stats() Stats {
 	s.counters.mu.Lock()
 	defer s.counters.mu.Unlock()
 	snapshot := s.counters.s
-	snapshot.Tables = maps.Clone(snapshot.Tables)
+	snapshot.Tables, snapshot.Counts = maps.Clone(snapshot.Tables), maps.Clone(snapshot.Counts)
 	return snapshot
 }
 
-// Counters gives all that only grows by name, for metrics: per table rows, blocks, bytes, retries and microseconds, and how
-// long inserts_per_second held inserts back.
+// Counters gives all that only grows by name, for metrics: per table rows, blocks, bytes, retries and microseconds, how long
+// inserts_per_second held inserts back, failed attempts by cause, and what was done about blocks in doubt.
 func (s *Sink) Counters() map[string]int64 {
 	stats := s.Stats()
-	all := map[string]int64{"inserts_held_back_microseconds": stats.Waited.Microseconds()}
+	all := maps.Clone(stats.Counts)
+	all["inserts_held_back_microseconds"] = stats.Waited.Microseconds()
 	for table, t := range stats.Tables {
 		name := string(table)
 		all[name+"_rows"], all[name+"_blocks"], all[name+"_bytes"] = t.Rows, t.Blocks, t.Bytes

@@ -3,6 +3,7 @@ package clickhouse
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -19,9 +20,15 @@ type table interface {
 	name() pipeline.Table
 	// plan takes the parts of a checkpoint and returns how many blocks they are. It borrows them until release.
 	plan(parts []pipeline.Part, rowsMax int) (int, error)
-	// load makes block i the one that input encodes.
-	load(i int, run [16]byte, seq uint64) *block
+	// rows is how many rows block i of the plan has.
+	rows(i int) int
+	// load makes the rows of n the block that input encodes.
+	load(n node, run [16]byte, seq uint64) *block
 	input() proto.Input
+	// span is the first and the last event time of the loaded block, ns, and the column that holds it.
+	span() (column string, first, last int64)
+	// row is the first row of n, in a record that the receiver owns, and where it came from.
+	row(n node) pipeline.RefusedRow
 	// witness is the SQL condition that finds the first row of the loaded block by the table's order key. A block is one
 	// part, so that one row stands for all, and looking for it costs the same whatever the table has grown to.
 	witness() string
@@ -86,9 +93,26 @@ func sameFields(a, b *arrow.Schema) bool {
 	})
 }
 
-func (t *columnar) load(i int, run [16]byte, seq uint64) *block {
-	t.block = block{cut: t.cuts[i], run: run, seq: seq, num: uint32(i)}
+func (t *columnar) rows(i int) int { return t.cuts[i].rows }
+
+func (t *columnar) load(n node, run [16]byte, seq uint64) *block {
+	t.block = block{cut: t.cuts[n.root].slice(n.from, n.to), run: run, seq: seq, num: n.number()}
 	return &t.block
+}
+
+func (t *columnar) span() (column string, first, last int64) {
+	first, last = math.MaxInt64, math.MinInt64
+	for _, p := range t.block.pieces {
+		for _, ns := range values[int64](p.column(t.ts), p.from, p.to) {
+			first, last = min(first, ns), max(last, ns)
+		}
+	}
+	return t.schema.Field(t.ts).Name, first, last
+}
+
+func (t *columnar) row(n node) pipeline.RefusedRow {
+	p := t.cuts[n.root].slice(n.from, n.from+1).pieces[0]
+	return pipeline.RefusedRow{Topic: p.topic, Partition: p.part, Row: p.rec.NewSlice(int64(p.from), int64(p.to))}
 }
 
 // definition is a column of a table: name, type and encoder.

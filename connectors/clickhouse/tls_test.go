@@ -180,7 +180,7 @@ func TestDoorsChangeWhileWriting(t *testing.T) {
 	if err := sink.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := sink.Write(t.Context(), telemetryCheckpoint(t, mem, 1, 10)); err != nil {
+	if err := write(t.Context(), sink, telemetryCheckpoint(t, mem, 1, 10)); err != nil {
 		t.Fatal(err)
 	}
 
@@ -190,7 +190,7 @@ func TestDoorsChangeWhileWriting(t *testing.T) {
 	written := make(chan error, 1)
 	ctx := tenSeconds(t)
 	checkpoint := telemetryCheckpoint(t, mem, 2, 20)
-	go func() { written <- sink.Write(ctx, checkpoint) }()
+	go func() { written <- write(ctx, sink, checkpoint) }()
 	log.await(t, "is signed by none of the authorities in ca_file")
 	credentialstest.Copy(t, second.File, ca)
 	log.await(t, "Authentication failed")

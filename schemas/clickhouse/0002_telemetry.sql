@@ -25,11 +25,12 @@ CREATE TABLE IF NOT EXISTS telemetry (
     k_idx     UInt32 COMMENT 'lineage: place of the value in the message' CODEC(T64, ZSTD(1)),
     run       UInt128 COMMENT 'the run that wrote the row' CODEC(ZSTD(1)),
     seq       UInt64 COMMENT 'the checkpoint of the run' CODEC(Delta, ZSTD(1)),
-    block     UInt32 COMMENT 'the block of the checkpoint: one INSERT' CODEC(ZSTD(1))
+    block     UInt32 COMMENT 'the block of the checkpoint: one INSERT' CODEC(ZSTD(1)),
+    INDEX checkpoint (run, seq) TYPE minmax GRANULARITY 1
 )
 ENGINE = MergeTree
 PARTITION BY toYYYYMM(ts)
-ORDER BY (asset, tag, ts, k_part, k_offset, k_idx)
+ORDER BY (asset, tag, ts, k_topic, k_part, k_offset, k_idx)
 TTL ts_ingest + INTERVAL 90 DAY
 SETTINGS
     non_replicated_deduplication_window = 100000,

@@ -1,0 +1,42 @@
+-- What exactly once needs: the ledger of settled checkpoints, corrections and backfill in the predictions, and a way to
+-- find the rows of one checkpoint without reading a month.
+ALTER TABLE predictions
+    ADD COLUMN IF NOT EXISTS backfill Bool COMMENT 'from a historical burst, not live' AFTER k_last,
+    ADD INDEX IF NOT EXISTS checkpoint (run, seq) TYPE minmax GRANULARITY 1;
+
+ALTER TABLE anomaly_events
+    ADD INDEX IF NOT EXISTS checkpoint (run, seq) TYPE minmax GRANULARITY 1;
+
+-- The newest word on each window, by the key of a window: a late row may move ts. It does not lean on merges.
+CREATE OR REPLACE VIEW predictions_latest AS
+SELECT *
+FROM predictions
+ORDER BY asset, model, model_version, window_start, window_end, revision DESC
+LIMIT 1 BY asset, model, model_version, window_start, window_end;
+
+-- The ledger: one row for each partition of a settled checkpoint. Offsets [from, to) of the partition gave messages data
+-- messages; rows says what was stored of them by table, counters where the rest went, by reason.
+-- There are no partitions, so that the token of a line counts in whatever month it is sent again.
+CREATE TABLE IF NOT EXISTS checkpoints (
+    pipeline  LowCardinality(String) COMMENT 'id of the pipeline',
+    run       UInt128 COMMENT 'random for each group generation of a process' CODEC(ZSTD(1)),
+    seq       UInt64 COMMENT 'grows by one within the run' CODEC(Delta, ZSTD(1)),
+    topic     LowCardinality(String),
+    topic_id  LowCardinality(String) COMMENT 'of Kafka: a topic made anew has another; empty if it cannot be read',
+    partition Int32 CODEC(ZSTD(1)),
+    `from`    Int64 COMMENT 'offset, inclusive' CODEC(Delta, ZSTD(1)),
+    `to`      Int64 COMMENT 'offset, exclusive' CODEC(Delta, ZSTD(1)),
+    messages  UInt64 COMMENT 'data messages in the range' CODEC(T64, ZSTD(1)),
+    settled   DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') COMMENT 'when all of it was stored and acknowledged' CODEC(Delta, ZSTD(1)),
+    blob      String COMMENT 'state at the end of the range' CODEC(ZSTD(1)),
+    rows      Map(LowCardinality(String), UInt64) COMMENT 'stored, by table' CODEC(ZSTD(1)),
+    counters  Map(LowCardinality(String), Int64) COMMENT 'messages and rows that went elsewhere, by reason' CODEC(ZSTD(1)),
+    INDEX checkpoint (run, seq) TYPE minmax GRANULARITY 1
+)
+ENGINE = MergeTree
+ORDER BY (pipeline, topic, partition, settled, run, seq)
+TTL settled + INTERVAL 2 YEAR
+SETTINGS
+    non_replicated_deduplication_window = 100000,
+    replicated_deduplication_window = 100000,
+    replicated_deduplication_window_seconds = 604800;
