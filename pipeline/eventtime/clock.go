@@ -1,0 +1,416 @@
+// Package eventtime is the event-time clock of one partition: it says, row by row, which rows of telemetry.v1 are late,
+// suspect, historical or there twice, down which lane each goes, and where the lanes' watermarks stand. It is plain logic:
+// it starts no goroutine and reads no clock, so the same rows give the same answer however they were fetched.
+//
+// Devices. A row belongs to the device that its column src names, else to its asset. A device's clock is the newest event
+// time of its rows that was not suspect. Clocks are kept for max_devices devices; rows of further ones follow the watermark.
+//
+// Watermark. A lane's watermark is the slowest clock among its active devices less out_of_order, cut down to a multiple of
+// step, less one nanosecond: rows with the newest row's own time may still come. It never goes back. A row moves it after
+// it has been judged. A row at or before its lane's watermark is late.
+//
+// Idle. The task's clock is the newest arrival of any row of the partition, or the time of a barrier at the partition's end.
+// A device whose own clock has not moved for idle_timeout on the task's clock is idle: the others no longer wait for it,
+// be it silent, its clock stopped or set back, or suspect. So none can hold the watermark for longer. It is active again
+// with the next row that moves its clock, unless that is behind the watermark by more than max_skew: then it is a device
+// with a wrong clock, and waiting for it would delay all others by as much.
+//
+// All idle. When no live device is active, the live watermark goes on at barriers at the partition's end: event time runs on
+// from the newest row as the task's clock does, and the watermark follows idle_timeout behind, but never past the task's
+// clock less idle_timeout. Where event time is near arrival this is barrier time minus idle_timeout; where it is not, in a
+// replay of old rows, it first closes up to the newest row and then goes on at the pace of the clock.
+//
+// Suspect. A time before min_time or ahead of arrival by more than max_skew, or one that the decoder flagged, moves no clock.
+//
+// History. A row is history if its source flagged it historical; if it is more than late_after behind its own device's clock,
+// or behind the watermark, which an idle or an unknown device follows; or if it is late and goes on where a burst of its
+// device stands. History has device clocks and a watermark of its own under the same rules. When all its devices are
+// idle its watermark goes one step past its newest row, so that its windows close.
+//
+// Duplicates. A row equal to an earlier one of its lane in asset, tag and time is dropped, if its time is later than the
+// watermark less out_of_order and allowed_lateness. Suspect rows are not looked at.
+package eventtime
+
+import (
+	"math"
+	"time"
+
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/array"
+	"github.com/apache/arrow/go/v15/arrow/memory"
+	"github.com/tailrace/tailrace/schemas"
+)
+
+// Config says how event time advances. See the section watermark of a pipeline file.
+type Config struct {
+	OutOfOrder      time.Duration
+	Step            time.Duration // at least 1ns
+	AllowedLateness time.Duration
+	IdleTimeout     time.Duration
+	MaxSkew         time.Duration
+	MinTime         int64 // ns UTC
+	LateAfter       time.Duration
+	MaxDevices      int
+	// MaxRecent is how many times of one asset's tag are remembered to know duplicates; past it the oldest are forgotten.
+	// 0 is 100000: a tag at 1 kHz over 100 s, in 800 kB.
+	MaxRecent int
+}
+
+// Lane is one of two flows of rows with a watermark each.
+type Lane uint8
+
+// The lanes.
+const (
+	Live Lane = iota
+	History
+	lanes
+)
+
+// Edit says what differs from the batch as decoded.
+type Edit struct {
+	Row   int
+	Drop  bool   // the row is a duplicate
+	Flags uint32 // all flags of the row
+}
+
+// Span is rows that go down one lane together, and what its watermark does after them.
+type Span struct {
+	From, To  int // rows [From, To), maybe none
+	Lane      Lane
+	Moved     bool  // the lane's watermark moves, to:
+	Watermark int64 // ns UTC
+}
+
+// Verdict is what a clock says of a batch. It is good until the clock's next call.
+type Verdict struct {
+	Edits []Edit // by Row
+	// Spans come in order of rows, with every row that is not dropped in one of them.
+	Spans []Span
+	// Late, Suspect and Historical count rows by the flag they have, Duplicates those that are dropped. A duplicate counts
+	// as nothing else.
+	Late, Suspect, Historical, Duplicates int
+}
+
+// farthest bounds all times, in ns from 1970, and longest all durations, so that sums of them can't overflow: the years
+// 1823 to 2116, and 36 years.
+const (
+	farthest = 1 << 62
+	longest  = 1 << 60
+)
+
+// unset is a device's clock before its first row: before all times that are not suspect.
+const unset = -farthest - 1
+
+// none is a watermark before its lane's first row.
+const none = math.MinInt64
+
+const (
+	flagHistorical = uint32(schemas.FlagHistorical)
+	flagLate       = uint32(schemas.FlagLate)
+	flagSuspect    = uint32(schemas.FlagClockSuspect)
+)
+
+// Clock is the event-time clock of one partition. It is for one goroutine.
+type Clock struct {
+	minTime, maxSkew, idle, lateAfter int64 // ns
+
+	now     int64 // the task's clock
+	lanes   [lanes]lane
+	names   names
+	faults  map[int32]*fault // by device
+	touched []int32          // devices that have changed since the last snapshot, some twice
+	nobody  track            // of devices without a clock
+	verdict Verdict
+	cuts    cutter
+}
+
+// New returns a clock that has seen nothing.
+func New(c Config, mem memory.Allocator) *Clock {
+	limit := func(d time.Duration) int64 { return min(max(int64(d), 0), longest) }
+	k := &Clock{
+		minTime: max(c.MinTime, -farthest), maxSkew: limit(c.MaxSkew), idle: limit(c.IdleTimeout),
+		lateAfter: limit(c.LateAfter), now: -farthest, names: newNames(mem, c.MaxDevices),
+		faults: map[int32]*fault{}, nobody: newTrack(),
+	}
+	if c.MaxRecent <= 0 {
+		c.MaxRecent = 100_000
+	}
+	for i := range k.lanes {
+		k.lanes[i] = newLane(max(limit(c.Step), 1), limit(c.OutOfOrder), limit(c.AllowedLateness), c.MaxRecent)
+	}
+	return k
+}
+
+// Watermark is where a lane's watermark stands, ns UTC; math.MinInt64 before the lane's first row.
+func (c *Clock) Watermark(l Lane) int64 { return c.lanes[l].watermark }
+
+// Release gives back what the clock holds of Arrow's memory.
+func (c *Clock) Release() { c.names.release() }
+
+// row is one row as it is judged.
+type row struct {
+	index       int
+	ts, arrived int64
+	flags       uint32
+	device      int32
+}
+
+// Judge looks at the rows of a batch of telemetry.v1, in order. It borrows the batch.
+func (c *Clock) Judge(batch arrow.Record) Verdict {
+	v := &c.verdict
+	*v = Verdict{Edits: v.Edits[:0], Spans: v.Spans[:0]}
+	c.cuts.start(v.Spans)
+	var (
+		times    = batch.Column(schemas.ColTS).(*array.Timestamp).TimestampValues()
+		arrivals = batch.Column(schemas.ColTSIngest).(*array.Timestamp).TimestampValues()
+		flags    = batch.Column(schemas.ColFlags).(*array.Uint32).Uint32Values()
+		behind   = min(c.lateAfter, c.maxSkew)
+		live     = &c.lanes[Live]
+	)
+	c.names.start(batch)
+	for i := range times {
+		r := row{index: i, ts: int64(times[i]), arrived: min(max(int64(arrivals[i]), -farthest), farthest), flags: flags[i]}
+		asset, tag, device := c.names.of(i)
+		r.device = device
+		lane, l, t := Live, live, c.track(Live, device)
+		// Most rows have nothing about them: in time, by a clock that is believed.
+		if r.flags != 0 || r.ts <= l.watermark || r.ts < max(c.minTime, t.newest-behind) || r.ts > r.arrived+c.maxSkew || t.fault {
+			var suspect bool
+			if lane, suspect = c.classify(&r, t); suspect {
+				c.mark(&r, lane, flagSuspect)
+				c.cuts.add(i, lane)
+				c.arrive(&r)
+				continue
+			}
+			l, t = &c.lanes[lane], c.track(lane, device)
+		}
+		if l.seen.repeats(asset, tag, r.ts, l.horizon()) {
+			v.Duplicates++
+			v.Edits = append(v.Edits, Edit{Row: i, Drop: true, Flags: r.flags})
+		} else {
+			if lane == History || r.flags != 0 || r.ts <= l.watermark {
+				var late uint32
+				if r.ts <= l.watermark {
+					late = flagLate
+				}
+				c.mark(&r, lane, late)
+			}
+			c.cuts.add(i, lane)
+		}
+		if r.ts > t.newest {
+			c.progress(&r, lane, t)
+		}
+		if r.ts > l.newest {
+			l.newest, l.newestArrived = r.ts, r.arrived
+		}
+		if lane == History {
+			l.lastArrived, l.open = max(l.lastArrived, r.arrived), true
+		}
+		if r.arrived > c.now {
+			c.arrive(&r)
+		}
+	}
+	v.Spans = c.cuts.end()
+	return *v
+}
+
+// track returns the clock of a device in a lane.
+func (c *Clock) track(lane Lane, device int32) *track {
+	if device < 0 {
+		return &c.nobody
+	}
+	l := &c.lanes[lane]
+	if int(device) >= len(l.tracks) {
+		l.grow(int(device) + 1)
+	}
+	return &l.tracks[device]
+}
+
+// classify tells a row's lane and whether its time is not to be believed, and notes what is wrong with its device. t is the
+// device's live clock.
+func (c *Clock) classify(r *row, t *track) (lane Lane, suspect bool) {
+	flagged := r.flags&flagHistorical != 0
+	if flagged {
+		lane = History
+	}
+	switch {
+	case r.ts < c.minTime:
+		c.found(r, t, BeforeMinTime, c.minTime-max(r.ts, -farthest))
+		return lane, true
+	case r.ts > r.arrived+c.maxSkew:
+		c.found(r, t, ClockAhead, min(r.ts, farthest+longest)-r.arrived)
+		return lane, true
+	case r.flags&flagSuspect != 0: // the decoder's limits are tighter
+		return lane, true
+	case flagged:
+		return lane, false
+	case r.ts < t.newest-c.maxSkew:
+		c.found(r, t, ClockBack, t.newest-r.ts)
+	case t.fault:
+		c.recover(r, t)
+	}
+	w := c.lanes[Live].watermark
+	if r.ts < t.newest-c.lateAfter || w != none && r.ts < w-c.lateAfter {
+		return History, false
+	}
+	if r.ts <= w && r.device >= 0 && int(r.device) < len(c.lanes[History].tracks) {
+		// Where a burst that began further back meets the present, its last rows stay with the others.
+		h := &c.lanes[History].tracks[r.device]
+		if h.active && max(r.ts-h.newest, h.newest-r.ts) <= c.lateAfter {
+			return History, false
+		}
+	}
+	return Live, false
+}
+
+// mark counts a row and notes its flags if they are others than it came with.
+func (c *Clock) mark(r *row, lane Lane, more uint32) {
+	after := r.flags | more
+	if lane == History {
+		after |= flagHistorical
+	}
+	v := &c.verdict
+	if after&flagLate != 0 {
+		v.Late++
+	}
+	if after&flagSuspect != 0 {
+		v.Suspect++
+	}
+	if after&flagHistorical != 0 {
+		v.Historical++
+	}
+	if after != r.flags {
+		v.Edits = append(v.Edits, Edit{Row: r.index, Flags: after})
+	}
+}
+
+// progress moves the clock of a device, and the watermark if all have waited for it.
+func (c *Clock) progress(r *row, lane Lane, t *track) {
+	if r.device < 0 {
+		return
+	}
+	l := &c.lanes[lane]
+	t.newest, t.arrived = r.ts, max(t.arrived, r.arrived)
+	c.touch(r.device, t)
+	switch {
+	case t.active && r.ts < t.end:
+		return
+	case t.active:
+		l.buckets.remove(t.slot)
+		l.place(t)
+	case l.watermark != none && r.ts <= l.watermark-c.maxSkew:
+		return // a wrong clock, which the others don't wait for
+	default:
+		l.join(r.device)
+	}
+	c.move(lane)
+}
+
+// move brings a lane's watermark up to its slowest device.
+func (c *Clock) move(lane Lane) {
+	l := &c.lanes[lane]
+	if bucket, ok := l.buckets.min(); ok {
+		c.raise(lane, bucket*l.step-1)
+	}
+}
+
+func (c *Clock) raise(lane Lane, watermark int64) {
+	if l := &c.lanes[lane]; watermark > l.watermark {
+		l.watermark = watermark
+		c.cuts.move(lane, watermark)
+	}
+}
+
+// arrive lets the task's clock run up to a row's arrival.
+func (c *Clock) arrive(r *row) {
+	if r.arrived > c.now {
+		c.now = r.arrived
+		c.expire()
+	}
+}
+
+// expire takes devices that have become idle out of their lane's minimum.
+func (c *Clock) expire() {
+	for lane := range lanes {
+		l := &c.lanes[lane]
+		left := false
+		for device, ok := l.idlest(c.now - c.idle); ok; device, ok = l.idlest(c.now - c.idle) {
+			c.touch(device, l.leave(device))
+			left = true
+		}
+		if left {
+			c.move(lane)
+		}
+	}
+	if h := &c.lanes[History]; h.open && h.buckets.active == 0 && c.now-h.lastArrived > c.idle {
+		h.open = false
+		c.raise(History, floor(h.newest+h.step, h.step)*h.step-1)
+	}
+}
+
+// Tick is called at a barrier. If the task is at its partition's end, time goes on without rows: now is the barrier's time,
+// ns UTC. The spans have no rows.
+func (c *Clock) Tick(now int64, caughtUp bool) []Span {
+	if !caughtUp {
+		return nil
+	}
+	c.cuts.start(c.verdict.Spans[:0])
+	if now = min(max(now, -farthest), farthest); now > c.now {
+		c.now = now
+	}
+	c.expire()
+	if l := &c.lanes[Live]; l.buckets.active == 0 && l.newest != unset {
+		runs := min(l.newest+max(c.now-l.newestArrived, 0), c.now) - c.idle
+		c.raise(Live, floor(runs, l.step)*l.step-1)
+	}
+	c.verdict.Spans = c.cuts.end()
+	return c.verdict.Spans
+}
+
+// floor is the number of the step that t lies in. Division rounds towards zero, which is up for times before 1970.
+func floor(t, step int64) int64 {
+	n := t / step
+	if n*step > t {
+		n--
+	}
+	return n
+}
+
+// cutter joins rows to spans.
+type cutter struct {
+	spans []Span
+	open  bool // the last span takes more rows
+}
+
+func (c *cutter) start(spans []Span) { c.spans, c.open = spans, false }
+
+// add puts row i, which comes after all rows so far, into a lane.
+func (c *cutter) add(i int, lane Lane) {
+	if c.open {
+		if last := &c.spans[len(c.spans)-1]; last.Lane == lane && last.To == i {
+			last.To++
+			return
+		}
+	}
+	c.spans = append(c.spans, Span{From: i, To: i + 1, Lane: lane})
+	c.open = true
+}
+
+// move ends the rows of a lane where its watermark moves.
+func (c *cutter) move(lane Lane, watermark int64) {
+	if c.open {
+		if last := &c.spans[len(c.spans)-1]; last.Lane == lane {
+			last.Moved, last.Watermark = true, watermark
+			c.open = false
+			return
+		}
+	}
+	at := 0
+	if n := len(c.spans); n > 0 {
+		at = c.spans[n-1].To
+	}
+	c.spans = append(c.spans, Span{From: at, To: at, Lane: lane, Moved: true, Watermark: watermark})
+	c.open = false
+}
+
+func (c *cutter) end() []Span { return c.spans }
