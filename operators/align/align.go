@@ -1,18 +1,28 @@
 // Package align turns long telemetry into rows on a grid: one per asset and grid time, one column per channel.
 //
-// A row at grid time g holds, for each channel, the newest usable sample with a time in (g - max_gap, g]: the last
-// observation carried forward, which needs no later sample and so adds no latency. Usable is a finite number of a
-// quality other than bad whose clock is not suspect. Grid times are multiples of grid since 1970-01-01 UTC.
+// With value: hold, a row at grid time g has, for each channel, the newest usable sample with a time in (g - max_gap, g]:
+// the last observation carried forward, which needs no later sample and so adds no latency. With value: mean it has the
+// mean over [g - grid, g) of the value so held, each value weighted by how long it holds there (sum(v*dt) / sum(dt) over
+// the time that is covered): over data reported by exception a plain mean would weigh busy seconds most. A sample at exactly
+// g then counts from the next row on. Usable is a finite number of a quality other than bad whose clock is not suspect.
+// Grid times are multiples of grid since 1970-01-01 UTC.
 //
 // In: schemas.Telemetry. Out: schemas.WideFields, then a nullable float64 column per channel in its unit, with the
 // schemas.Layout. Rows come in order of grid time, assets of one time in the order they were first seen; a row is emitted
 // when the watermark reaches its time. An asset all of whose values are older than max_gap has no rows until it speaks
 // again, so a jump in time makes no more than max_gap / grid rows per asset. At the end of input rows go up to the first
-// grid time at or after the asset's newest sample.
+// grid time that the asset's newest sample counts in.
 //
-// State: per asset and channel the held value, and the samples that wait for the watermark; both are bounded by Config.
-// What is not used is counted: unknown_tag, no_value, not_finite, bad_quality, clock_suspect, late (its row is out),
-// duplicate (same asset, tag and time; the first counts), out_of_range, max_assets, max_open_samples.
+// A sample whose row is out is late. With a lateness in the settings, samples that are late by no more correct what is out:
+// at the next Advance (or Finish), before the new rows, every row that such a sample changes or makes is given once more,
+// whole, in order of grid time, with a revision one higher than it had, however many samples changed it; a row that was
+// never out has revision 0. Such rows keep the place of their window in time, not in the order of rows. What is later
+// than that, or late at all without a lateness, leaves as it came by the output Late.
+//
+// State: per asset and channel the held value, the samples that wait for the watermark, and with a lateness those of
+// lateness + max_gap before it; all are bounded by Config. If more samples than max_open_samples are to be kept, those late
+// by more than what is kept leave as late. What is not used is counted: unknown_tag, no_value, not_finite, bad_quality,
+// clock_suspect, late, duplicate (same asset, tag and time; the first counts), out_of_range, max_assets, max_open_samples.
 package align
 
 import (
@@ -24,7 +34,6 @@ import (
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/tailrace/tailrace/pipeline"
-	"github.com/tailrace/tailrace/pipeline/state"
 	"github.com/tailrace/tailrace/schemas"
 )
 
@@ -33,10 +42,11 @@ const none = math.MaxInt64
 
 // Operator aligns the assets of one partition.
 type Operator struct {
-	config    Config
-	settings  pipeline.Settings
-	grid, gap int64 // ns
-	farthest  int64 // ns; samples farther from 1970 are refused, so that sums with gap and grid can't overflow
+	config   Config
+	settings pipeline.Settings
+	timing
+	lateness int64 // ns
+	farthest int64 // ns; samples farther from 1970 are refused, so that sums with gap and grid can't overflow
 
 	names    *schemas.Keys    // the assets by index in assets, and the output's dictionary
 	channels map[string]int32 // index in Channels by tag
@@ -45,8 +55,13 @@ type Operator struct {
 
 	assets  []asset
 	emitted int64 // rows at or before it are out
+	horizon int64 // late samples at or before it correct nothing
+	trimmed int64 // what the horizon was when the assets last forgot what lies before it
 	next    int64 // the earliest next of the assets
 	open    int   // samples in all lanes that wait
+	kept    int   // samples in all lanes that have counted and may serve a correction
+	late    []lateSample
+	refused []int // scratch: the rows of a batch that are too late
 	rows    *rowBuilder
 	dropped drops
 }
@@ -59,8 +74,9 @@ func New(c Config, s pipeline.Settings) *Operator {
 		c.MaxGap = 3 * c.Grid
 	}
 	o := &Operator{
-		config: c, settings: s, grid: int64(c.Grid), gap: int64(c.MaxGap),
-		names: schemas.NewKeys(s.Alloc, c.MaxAssets), channels: map[string]int32{}, emitted: math.MinInt64, next: none,
+		config: c, settings: s, timing: timing{grid: int64(c.Grid), gap: int64(c.MaxGap), mean: c.Value == valueMean},
+		lateness: max(0, int64(s.Lateness)), names: schemas.NewKeys(s.Alloc, c.MaxAssets), channels: map[string]int32{},
+		emitted: math.MinInt64, horizon: math.MinInt64, trimmed: math.MinInt64, next: none,
 	}
 	o.farthest = math.MaxInt64 - o.gap - 2*o.grid
 	for i, channel := range c.Channels {
@@ -96,8 +112,9 @@ func (o *Operator) Bind(in *arrow.Schema) (*arrow.Schema, error) {
 	return out, nil
 }
 
-// Process files the usable samples under their asset and channel, where they wait for the watermark.
-func (o *Operator) Process(_ context.Context, in arrow.Record, _ pipeline.Emitter) error {
+// Process files the usable samples under their asset and channel, where they wait for the watermark, and gives those that
+// are too late to Late.
+func (o *Operator) Process(ctx context.Context, in arrow.Record, out pipeline.Emitter) error {
 	assetColumn, tagColumn := in.Column(schemas.ColAsset).(*array.Dictionary), in.Column(schemas.ColTag).(*array.Dictionary)
 	values := in.Column(schemas.ColValue).(*array.Float64)
 	var (
@@ -113,6 +130,11 @@ func (o *Operator) Process(_ context.Context, in arrow.Record, _ pipeline.Emitte
 	channelOf, assetOf := o.tagsOf(tagColumn), o.names.Table(assetColumn)
 	nulls := values.NullN() > 0
 	dropped := o.dropped.start(assetColumn.Dictionary().Len())
+	closed := int64(math.MinInt64) // samples before it are late
+	if o.emitted != math.MinInt64 {
+		closed = o.timing.until(o.emitted)
+	}
+	o.refused = o.refused[:0]
 	for i := range times {
 		ts, channel := int64(times[i]), channelOf[tags[i]]
 		if channel < 0 {
@@ -135,10 +157,11 @@ func (o *Operator) Process(_ context.Context, in arrow.Record, _ pipeline.Emitte
 		case ts < -o.farthest || ts > o.farthest:
 			dropped.add(outOfRange, assets[i])
 			continue
-		case ts <= o.emitted:
+		case ts < closed && ts <= o.horizon:
 			dropped.add(late, assets[i])
+			o.refused = append(o.refused, i)
 			continue
-		case o.open >= o.config.MaxOpenSamples:
+		case ts < closed && o.kept+len(o.late) >= o.config.MaxOpenSamples, ts >= closed && o.open >= o.config.MaxOpenSamples:
 			dropped.add(maxOpen, assets[i])
 			continue
 		}
@@ -149,17 +172,25 @@ func (o *Operator) Process(_ context.Context, in arrow.Record, _ pipeline.Emitte
 				continue
 			}
 		}
-		a := &o.assets[id]
-		a.lanes[channel].add(sample{ts: ts, value: numbers[i], arrived: int64(arrived[i]), offset: offsets[i]})
+		a, s := &o.assets[id], sample{ts: ts, value: numbers[i], arrived: int64(arrived[i]), offset: offsets[i]}
+		a.changed = true
+		a.newest = max(a.newest, ts)
+		if ts < closed {
+			o.late = append(o.late, lateSample{asset: id, channel: channel, sample: s})
+			continue
+		}
+		a.lanes[channel].add(s)
 		o.open++
-		if g := ceil(ts, o.grid); g < a.next {
+		if g := o.timing.first(ts); g < a.next {
 			a.next = g
 			o.next = min(o.next, g)
 		}
-		a.newest = max(a.newest, ts)
 	}
 	dropped.report(&o.settings, assetColumn.Dictionary().(*array.String))
-	return nil
+	if len(o.refused) == 0 {
+		return nil
+	}
+	return out.Emit(ctx, pipeline.Late, schemas.TakeTelemetry(o.settings.Alloc, in, o.refused))
 }
 
 // tagsOf returns the channel for each index of a tag dictionary.
@@ -191,25 +222,33 @@ func (o *Operator) add(column *array.Dictionary, index, id int32) int32 {
 	return id
 }
 
-// Advance emits the rows at and before watermark.
+// Advance emits the rows that late samples have changed, and then the rows at and before watermark.
 func (o *Operator) Advance(ctx context.Context, watermark int64, out pipeline.Emitter) error {
-	if watermark < -o.farthest {
-		return nil
+	if err := o.correct(ctx, out); err != nil || watermark < -o.farthest {
+		return err
 	}
 	reached := floor(min(watermark, o.farthest+o.grid), o.grid)
 	if reached <= o.emitted {
 		return nil
 	}
 	o.emitted = reached
-	return o.emit(ctx, reached, false, out)
+	if err := o.emit(ctx, reached, false, out); err != nil {
+		return err
+	}
+	o.retain()
+	return nil
 }
 
-// Finish emits the rows up to the first grid time at or after each asset's newest sample.
+// Finish emits the rows that late samples have changed, and then the rows up to the first that each asset's newest sample
+// counts in.
 func (o *Operator) Finish(ctx context.Context, out pipeline.Emitter) error {
+	if err := o.correct(ctx, out); err != nil {
+		return err
+	}
 	o.next = none
 	for i := range o.assets {
 		a := &o.assets[i]
-		a.endAt(o.grid)
+		a.endAt(&o.timing)
 		o.next = min(o.next, a.next)
 	}
 	return o.emit(ctx, none-1, true, out)
@@ -217,18 +256,22 @@ func (o *Operator) Finish(ctx context.Context, out pipeline.Emitter) error {
 
 // emit gives the rows with grid times from o.next to last, a batch whenever BatchRows are together.
 func (o *Operator) emit(ctx context.Context, last int64, ending bool, out pipeline.Emitter) error {
-	duplicates := 0
+	keep, duplicates := o.lateness > 0, 0
 	for o.next <= last {
 		g := o.next
 		o.next = none
 		for i := range o.assets {
 			a := &o.assets[i]
 			if a.next == g {
-				row := a.row(g, o.grid, o.gap, o.rows.cells)
+				row := a.row(&o.timing, g, keep, o.rows.cells)
 				if ending {
-					a.endAt(o.grid)
+					a.endAt(&o.timing)
 				}
+				a.changed = true
 				o.open -= row.samples + row.duplicates
+				if keep {
+					o.kept += row.samples
+				}
 				duplicates += row.duplicates
 				o.rows.add(int32(i), g, row)
 			}
@@ -250,12 +293,6 @@ func (o *Operator) flush(ctx context.Context, out pipeline.Emitter) error {
 	}
 	return out.Emit(ctx, pipeline.Rows, o.rows.record(o.names.Dictionary()))
 }
-
-// Snapshot writes the state by asset.
-func (o *Operator) Snapshot(*state.Writer, bool) error { return nil }
-
-// Restore takes it back.
-func (o *Operator) Restore(*state.Reader) error { return nil }
 
 // Close releases the builders.
 func (o *Operator) Close() error {

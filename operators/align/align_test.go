@@ -55,35 +55,57 @@ func records(mem memory.Allocator, b *schemas.TelemetryBuilder, list []in) arrow
 	return b.NewRecord()
 }
 
-// Scenario: The contract's checks over samples with disorder, three assets and a growing dictionary.
-// Guarantees: Cuts change nothing, nothing lent is kept, nothing leaks, errors come back.
+// Scenario: The contract's checks over samples with disorder, three assets and a growing dictionary, of which some come
+// late: with and without a lateness, with means, and with room for few samples.
+// Guarantees: Cuts and restarts change nothing, nothing lent is kept, nothing leaks, errors come back.
 func TestContract(t *testing.T) {
-	pipelinetest.CheckOperator(t, pipelinetest.OperatorCheck{
-		New: func(s pipeline.Settings) (pipeline.Operator, error) {
-			c := defaults()
-			c.Grid, c.Channels, c.BatchRows = time.Second, twoChannels, 4
-			return New(c, s), nil
-		},
-		Schema: schemas.Telemetry(),
-		Input: func(mem memory.Allocator) []pipelinetest.Step {
-			b := schemas.NewTelemetryBuilder(mem, "telemetry", 0)
-			defer b.Release()
-			var steps []pipelinetest.Step
-			random := rand.New(rand.NewPCG(1, 2))
-			for second := range int64(12) {
-				var list []in
-				for range 20 {
-					list = append(list, in{
-						asset: fmt.Sprint("asset", random.IntN(1+int(min(second, 2)))), tag: []string{"t", "p", "x"}[random.IntN(3)],
-						ts: second*int64(time.Second) + random.Int64N(int64(2*time.Second)), value: random.Float64(),
-					})
-				}
-				steps = append(steps, pipelinetest.Step{Batch: records(mem, b, list)},
-					pipelinetest.Step{Watermark: second * int64(time.Second)})
+	for name, with := range map[string]struct {
+		lateness time.Duration
+		change   func(*Config)
+	}{
+		"no lateness": {0, func(*Config) {}},
+		"lateness":    {4 * time.Second, func(*Config) {}},
+		"mean":        {4 * time.Second, func(c *Config) { c.Value = valueMean }},
+		"little room": {10 * time.Second, func(c *Config) { c.MaxOpenSamples = 40 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pipelinetest.CheckOperator(t, pipelinetest.OperatorCheck{
+				New: func(s pipeline.Settings) (pipeline.Operator, error) {
+					c := defaults()
+					c.Grid, c.Channels, c.BatchRows = time.Second, twoChannels, 4
+					with.change(&c)
+					s.Lateness = with.lateness
+					return New(c, s), nil
+				},
+				Schema: schemas.Telemetry(),
+				Input:  disorder,
+			})
+		})
+	}
+}
+
+// disorder is twelve seconds of samples, a third of them up to six seconds late.
+func disorder(mem memory.Allocator) []pipelinetest.Step {
+	b := schemas.NewTelemetryBuilder(mem, "telemetry", 0)
+	defer b.Release()
+	var steps []pipelinetest.Step
+	random := rand.New(rand.NewPCG(1, 2))
+	for second := range int64(12) {
+		var list []in
+		for range 20 {
+			ts := second*int64(time.Second) + random.Int64N(int64(2*time.Second))
+			if random.IntN(3) == 0 {
+				ts = (second*10 - random.Int64N(60)) * int64(time.Second/10)
 			}
-			return steps
-		},
-	})
+			list = append(list, in{
+				asset: fmt.Sprint("asset", random.IntN(1+int(min(second, 2)))), tag: []string{"t", "p", "x"}[random.IntN(3)],
+				ts: ts, value: random.Float64(),
+			})
+		}
+		steps = append(steps, pipelinetest.Step{Batch: records(mem, b, list)},
+			pipelinetest.Step{Watermark: second * int64(time.Second)})
+	}
+	return steps
 }
 
 // reference is the definition of align word for word: it looks at all samples for every cell.
@@ -175,7 +197,7 @@ func run(t testing.TB, list []in, cut func(n int) int, watermarks []int64, grid,
 			row := fmt.Sprint(assets.Dictionary().ValueStr(assets.GetValueIndex(i)), " ", int64(rec.Column(1).(*array.Timestamp).Value(i)))
 			for k := range 2 {
 				cell := "-"
-				if values := rec.Column(6 + k).(*array.Float64); values.IsValid(i) {
+				if values := rec.Column(7 + k).(*array.Float64); values.IsValid(i) {
 					cell = fmt.Sprint(values.Value(i))
 				}
 				row += " " + cell
@@ -278,7 +300,7 @@ func TestValidate(t *testing.T) {
 	for _, f := range c.Validate() {
 		paths = append(paths, f.Path)
 	}
-	if want := []string{"max_gap", "channels", "max_assets", "max_open_samples", "batch_rows"}; !slices.Equal(paths, want) {
+	if want := []string{"max_gap", "value", "channels", "max_assets", "max_open_samples", "batch_rows"}; !slices.Equal(paths, want) {
 		t.Errorf("want faults at %v, got %v", want, paths)
 	}
 	if err := new(Channels).UnmarshalPairs([]pipeline.Pair{{Key: "t", Value: "K"}, {Key: "t", Value: "K"}}); err == nil {

@@ -16,13 +16,18 @@ type Config struct {
 	// MaxGap is how long a value counts after its sample; past it the cell is empty. Default three times grid, so that
 	// two lost samples of a value sent once a grid do no harm.
 	MaxGap time.Duration `yaml:"max_gap"`
+	// Value is what a cell holds: hold, the newest value at the row's time, or mean, the mean of that value since the row
+	// before, weighted by how long each value held, which is what a coarse grid over data reported by exception wants. A
+	// model must be trained with what it is run with. Default hold.
+	Value string `yaml:"value" jsonschema:"enum=hold,enum=mean"`
 	// Channels are the tags to take, each with the unit its values are in ("" if unknown), in the model's order. Required.
 	Channels Channels `yaml:"channels" jsonschema:"required"`
 	// MaxAssets is the most assets of one partition; samples of further ones are counted as max_assets. Default 10000:
-	// an asset costs some 50 bytes a channel.
+	// an asset costs some 80 bytes a channel.
 	MaxAssets int `yaml:"max_assets"`
 	// MaxOpenSamples is the most samples of one partition that wait for the watermark; further ones are counted as
-	// max_open_samples. Default 2000000, some 64 MiB, which is minutes of a full partition.
+	// max_open_samples. As many again are kept to correct late rows with, if watermark.allowed_lateness is set. Default
+	// 2000000, some 64 MiB, which is minutes of a full partition.
 	MaxOpenSamples int `yaml:"max_open_samples"`
 	// BatchRows is how many rows an emitted batch holds before the next grid time starts a new one. Default 8192, which
 	// stays in a processor's cache at 50 channels.
@@ -32,8 +37,14 @@ type Config struct {
 // maxGapRows bounds max_gap / grid, which is how many rows one last sample can make.
 const maxGapRows = 100_000
 
+// What a cell can hold.
+const (
+	valueHold = "hold"
+	valueMean = "mean"
+)
+
 func defaults() Config {
-	return Config{MaxAssets: 10_000, MaxOpenSamples: 2_000_000, BatchRows: 8192}
+	return Config{Value: valueHold, MaxAssets: 10_000, MaxOpenSamples: 2_000_000, BatchRows: 8192}
 }
 
 // Validate reports what is missing or out of bounds.
@@ -47,6 +58,9 @@ func (c *Config) Validate() []pipeline.Fault {
 		faults = append(faults, pipeline.Faultf("max_gap", "want grid (%v) or more, got %v", c.Grid, c.MaxGap))
 	case c.Grid > 0 && c.MaxGap/c.Grid > maxGapRows:
 		faults = append(faults, pipeline.Faultf("max_gap", "want at most %d times grid (%v), got %v", maxGapRows, c.Grid, c.MaxGap))
+	}
+	if c.Value != valueHold && c.Value != valueMean {
+		faults = append(faults, pipeline.Faultf("value", "want %s or %s, got %q", valueHold, valueMean, c.Value))
 	}
 	if len(c.Channels) == 0 {
 		faults = append(faults, pipeline.Faultf("channels", "want at least one tag with its unit, got none"))

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"sort"
 )
 
 // sample is one usable value.
@@ -16,19 +17,21 @@ type sample struct {
 
 // asset is the state of one asset.
 type asset struct {
-	lanes   []lane // by channel
-	next    int64  // the grid time of its next row; none if it has nothing to say
-	newest  int64  // time of its newest sample
-	arrived int64  // newest arrival among the samples that have counted in a row
+	lanes     []lane           // by channel
+	next      int64            // the grid time of its next row; none if it has nothing to say
+	newest    int64            // time of its newest sample
+	arrived   int64            // newest arrival among the samples that have counted in a row
+	revisions map[int64]uint32 // of the rows that were corrected and may be again
+	changed   bool             // since the last snapshot
 }
 
 // lane is one channel of one asset.
 type lane struct {
-	ts       int64 // time of the held value; -none before the first
-	value    float64
-	open     []sample // open[head:] are the samples after the last row, by time unless unsorted
-	head     int
-	unsorted bool // open[head:] may be out of order or have two samples of one time
+	held sample // the newest that has counted; at -none before the first
+	// samples[old:head] have counted and are kept for corrections; samples[head:] wait for their row.
+	samples   []sample
+	old, head int
+	unsorted  bool // samples[head:] may be out of order or have two samples of one time
 }
 
 // wideRow is what a row has beside its cells.
@@ -36,103 +39,187 @@ type wideRow struct {
 	coverage            float32
 	arrived             int64
 	first, last         int64 // offsets; -1 if no sample is new
-	samples, duplicates int   // open samples that counted, and that did not
+	revision            uint32
+	samples, duplicates int // waiting samples that counted, and that did not
 }
 
 func newAsset(channels int) asset {
 	a := asset{lanes: make([]lane, channels), next: none, newest: -none, arrived: math.MinInt64}
 	for i := range a.lanes {
-		a.lanes[i].ts = -none
+		a.lanes[i].held.ts = -none
 	}
 	return a
 }
 
-// row takes the samples up to g, writes the held values to cells (NaN where there is none) and moves next on. It is
-// called for g == next only, so that at least one cell is held.
-func (a *asset) row(g, grid, gap int64, cells []float64) wideRow {
+// row takes the samples up to the row at g, writes the values to cells (NaN where there is none) and moves next on. It is
+// called for g == next only, so that at least one cell has a value. Samples that count are kept if keep.
+func (a *asset) row(t *timing, g int64, keep bool, cells []float64) wideRow {
 	r := wideRow{first: -1, last: -1}
-	held, newest, waiting := 0, int64(-none), int64(none)
+	newest, waiting := int64(-none), int64(none)
+	until := t.until(g)
 	for i := range a.lanes {
 		l := &a.lanes[i]
 		if l.unsorted {
 			r.duplicates += l.settle()
 		}
-		for l.head < len(l.open) && l.open[l.head].ts <= g {
-			s := &l.open[l.head]
-			l.ts, l.value = s.ts, s.value
-			a.arrived = max(a.arrived, s.arrived)
-			if r.first < 0 || s.offset < r.first {
-				r.first = s.offset
-			}
-			r.last = max(r.last, s.offset)
-			r.samples++
+		start := l.head
+		for l.head < len(l.samples) && l.samples[l.head].ts < until {
+			a.arrived = max(a.arrived, l.samples[l.head].arrived)
 			l.head++
 		}
-		cells[i] = math.NaN()
-		if l.ts > g-gap {
-			cells[i] = l.value
-			held++
-			newest = max(newest, l.ts)
+		news := l.samples[start:l.head]
+		r.count(news)
+		cells[i] = t.cell(l.held, news, g)
+		if n := len(news); n > 0 {
+			l.held = news[n-1]
 		}
-		if l.head < len(l.open) {
-			waiting = min(waiting, l.open[l.head].ts)
-		} else {
-			l.open, l.head = l.open[:0], 0
+		newest = max(newest, l.held.ts)
+		if l.head < len(l.samples) {
+			waiting = min(waiting, l.samples[l.head].ts)
+		}
+		if !keep {
+			l.old = l.head
+		}
+		if l.old == len(l.samples) {
+			l.samples, l.old, l.head = l.samples[:0], 0, 0
 		}
 	}
-	r.coverage = float32(float64(held) / float64(len(a.lanes)))
-	r.arrived = a.arrived
+	r.finish(a, cells)
 	switch {
-	case newest > g+grid-gap:
-		a.next = g + grid
+	case t.alive(newest, g+t.grid):
+		a.next = g + t.grid
 	case waiting < none:
-		a.next = ceil(waiting, grid)
+		a.next = t.first(waiting)
 	default:
 		a.next = none
 	}
 	return r
 }
 
+// again gives a row that is out once more, from the samples that were kept.
+func (a *asset) again(t *timing, g int64, cells []float64) wideRow {
+	r := wideRow{first: -1, last: -1, revision: a.revisions[g]}
+	for i := range a.lanes {
+		l := &a.lanes[i]
+		from, to := l.before(t.until(g-t.grid)), l.before(t.until(g))
+		held := sample{ts: -none}
+		if from > l.old {
+			held = l.samples[from-1]
+		}
+		news := l.samples[from:to]
+		r.count(news)
+		cells[i] = t.cell(held, news, g)
+	}
+	r.finish(a, cells)
+	return r
+}
+
+// count takes the samples that are new in a row.
+func (r *wideRow) count(news []sample) {
+	for i := range news {
+		if offset := news[i].offset; r.first < 0 || offset < r.first {
+			r.first = offset
+		}
+		r.last = max(r.last, news[i].offset)
+	}
+	r.samples += len(news)
+}
+
+func (r *wideRow) finish(a *asset, cells []float64) {
+	held := 0
+	for _, v := range cells {
+		if !math.IsNaN(v) {
+			held++
+		}
+	}
+	r.coverage = float32(float64(held) / float64(len(cells)))
+	r.arrived = a.arrived
+}
+
 // endAt takes the next row back if it lies beyond the row of the newest sample.
-func (a *asset) endAt(grid int64) {
-	if a.next != none && a.next > ceil(a.newest, grid) {
+func (a *asset) endAt(t *timing) {
+	if a.next != none && a.next > t.first(a.newest) {
 		a.next = none
 	}
 }
 
-// add files a sample. Sorting waits until a row needs it: sources are nearly in order, and a hostile order then costs
-// no more than one sort.
-func (l *lane) add(s sample) {
-	if l.head > len(l.open)/2 {
-		l.open, l.head = l.open[:copy(l.open, l.open[l.head:])], 0
+// out tells whether the asset had a row at g, from the samples that were kept.
+func (a *asset) out(t *timing, g int64) bool {
+	until := t.until(g)
+	for i := range a.lanes {
+		l := &a.lanes[i]
+		if at := l.before(until); at > l.old && t.alive(l.samples[at-1].ts, g) {
+			return true
+		}
 	}
-	if n := len(l.open); n > l.head && s.ts <= l.open[n-1].ts {
-		l.unsorted = true
-	}
-	l.open = append(l.open, s)
+	return false
 }
 
-// settle sorts the open samples and removes those that came after another of the same time. It returns how many.
+// before returns how many of the samples that have counted lie before a time, with those no longer needed.
+func (l *lane) before(until int64) int {
+	kept := l.samples[l.old:l.head]
+	return l.old + sort.Search(len(kept), func(i int) bool { return kept[i].ts >= until })
+}
+
+// add files a sample that waits. Sorting waits until a row needs it: sources are nearly in order, and a hostile order
+// then costs no more than one sort.
+func (l *lane) add(s sample) {
+	l.compact()
+	if n := len(l.samples); n > l.head && s.ts <= l.samples[n-1].ts {
+		l.unsorted = true
+	}
+	l.samples = append(l.samples, s)
+}
+
+// compact gives room back when most of it is taken by samples that are no longer needed.
+func (l *lane) compact() {
+	if l.old > len(l.samples)/2 {
+		n := copy(l.samples, l.samples[l.old:])
+		l.samples, l.head, l.old = l.samples[:n], l.head-l.old, 0
+	}
+}
+
+// settle sorts the waiting samples and removes those that came after another of the same time. It returns how many.
 func (l *lane) settle() int {
-	waiting := l.open[l.head:]
+	waiting := l.samples[l.head:]
 	slices.SortStableFunc(waiting, func(a, b sample) int { return cmp.Compare(a.ts, b.ts) })
 	kept := slices.CompactFunc(waiting, func(a, b sample) bool { return a.ts == b.ts })
-	l.open, l.unsorted = l.open[:l.head+len(kept)], false
+	l.samples, l.unsorted = l.samples[:l.head+len(kept)], false
 	return len(waiting) - len(kept)
 }
 
-// floor returns the last multiple of grid at or before t. Division rounds towards zero, which is up before 1970.
-func floor(t, grid int64) int64 {
-	if q := t / grid * grid; q <= t {
-		return q
+// merge puts late samples, by time and at times of their own, among those that have counted.
+func (l *lane) merge(late []sample) {
+	l.compact()
+	l.samples = append(l.samples, late...)
+	n := len(l.samples) - len(late)
+	copy(l.samples[l.head+len(late):], l.samples[l.head:n]) // those that wait move up
+	at := l.head + len(late)
+	for i, k := l.head-1, len(late)-1; k >= 0; {
+		at--
+		if i >= l.old && l.samples[i].ts > late[k].ts {
+			l.samples[at] = l.samples[i]
+			i--
+		} else {
+			l.samples[at] = late[k]
+			k--
+		}
 	}
-	return t/grid*grid - grid
+	l.head += len(late)
+	if newest := l.samples[l.head-1]; newest.ts > l.held.ts {
+		l.held = newest
+	}
 }
 
-// ceil returns the first multiple of grid at or after t.
-func ceil(t, grid int64) int64 {
-	if q := t / grid * grid; q >= t {
-		return q
+// trim forgets the samples at and before limit that have counted. It returns how many.
+func (l *lane) trim(limit int64) int {
+	old := l.old
+	for l.old < l.head && l.samples[l.old].ts <= limit {
+		l.old++
 	}
-	return t/grid*grid + grid
+	n := l.old - old
+	if l.old == len(l.samples) {
+		l.samples, l.old, l.head = l.samples[:0], 0, 0
+	}
+	return n
 }

@@ -50,7 +50,7 @@ func (b *rowBuilder) add(asset int32, ts int64, r wideRow) {
 	b.coverage.Append(r.coverage)
 	b.first.Append(r.first)
 	b.last.Append(r.last)
-	b.revision.Append(0)
+	b.revision.Append(r.revision)
 	for i, v := range b.cells {
 		if math.IsNaN(v) {
 			b.channels[i].AppendNull()

@@ -1,0 +1,259 @@
+package align
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/apache/arrow/go/v15/arrow/array"
+	"github.com/apache/arrow/go/v15/arrow/memory"
+	"pgregory.net/rapid"
+
+	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/pipeline/pipelinetest"
+	"github.com/tailrace/tailrace/pipeline/state"
+	"github.com/tailrace/tailrace/schemas"
+)
+
+// life is an operator under a property, with memory that is checked.
+type life struct {
+	t      *rapid.T
+	c      Config
+	mem    *memory.CheckedAllocator
+	drops  *pipelinetest.Drops
+	op     *Operator
+	input  *schemas.TelemetryBuilder
+	offset int64
+	out    pipelinetest.Collector
+	late   time.Duration
+}
+
+func newLife(t *rapid.T, c Config, lateness time.Duration) *life {
+	l := &life{
+		t: t, c: c, late: lateness, drops: &pipelinetest.Drops{},
+		mem: memory.NewCheckedAllocator(pipelinetest.Poison{Allocator: memory.NewGoAllocator()}),
+	}
+	l.input = schemas.NewTelemetryBuilder(l.mem, "telemetry", 0)
+	l.start()
+	return l
+}
+
+func (l *life) start() {
+	l.op = New(l.c, pipeline.Settings{Alloc: l.mem, Drops: l.drops, Lateness: l.late})
+	_, err := l.op.Bind(schemas.Telemetry())
+	l.must(err)
+}
+
+func (l *life) must(err error) {
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *life) process(list []in) {
+	for _, s := range list {
+		l.input.Append(&schemas.Row{TS: s.ts, Asset: []byte(s.asset), Tag: []byte(s.tag), VType: schemas.TypeFloat, HasValue: true,
+			Value: s.value, Quality: schemas.Good}, l.offset, 0)
+		l.offset++
+	}
+	rec := l.input.NewRecord()
+	defer rec.Release()
+	l.must(l.op.Process(context.Background(), rec, &l.out))
+}
+
+func (l *life) advance(watermark int64) {
+	l.must(l.op.Advance(context.Background(), watermark, &l.out))
+}
+
+func (l *life) restore() {
+	w := state.NewWriter()
+	l.must(l.op.Snapshot(w, true))
+	l.must(l.op.Close())
+	l.start()
+	l.must(l.op.Restore(state.NewReader(w)))
+}
+
+// wide is a row without its arrival.
+type wide struct {
+	asset       string
+	ts          int64
+	revision    uint32
+	coverage    float32
+	first, last int64
+	cells       [2]float64 // NaN for none
+}
+
+// end finishes, frees everything and returns the rows.
+func (l *life) end() []wide {
+	l.must(l.op.Finish(context.Background(), &l.out))
+	l.must(l.op.Close())
+	var rows []wide
+	for _, rec := range l.out.Rows {
+		assets := rec.Column(0).(*array.Dictionary)
+		for i := range int(rec.NumRows()) {
+			row := wide{
+				asset: strings.Clone(assets.Dictionary().ValueStr(assets.GetValueIndex(i))), ts: int64(rec.Column(1).(*array.Timestamp).Value(i)),
+				coverage: rec.Column(3).(*array.Float32).Value(i), first: rec.Column(4).(*array.Int64).Value(i),
+				last: rec.Column(5).(*array.Int64).Value(i), revision: rec.Column(6).(*array.Uint32).Value(i),
+			}
+			for k := range row.cells {
+				row.cells[k] = math.NaN()
+				if values := rec.Column(7 + k).(*array.Float64); values.IsValid(i) {
+					row.cells[k] = values.Value(i)
+				}
+			}
+			rows = append(rows, row)
+		}
+	}
+	l.out.Release()
+	l.input.Release()
+	if n := l.mem.CurrentAlloc(); n != 0 {
+		l.t.Fatalf("want no memory held at the end, got %d bytes", n)
+	}
+	return rows
+}
+
+// text writes rows without revision, by asset and time.
+func text(rows []wide) string {
+	var lines []string
+	for _, r := range rows {
+		lines = append(lines, fmt.Sprintf("%s %4d coverage=%g offsets=%d..%d %v", r.asset, r.ts, r.coverage, r.first, r.last, r.cells))
+	}
+	sort.Strings(lines)
+	return strings.Join(lines, "\n")
+}
+
+func drawConfig(t *rapid.T) Config {
+	c := defaults()
+	c.Grid = time.Duration(rapid.IntRange(1, 5).Draw(t, "grid"))
+	c.MaxGap = c.Grid * time.Duration(rapid.IntRange(1, 4).Draw(t, "gap"))
+	c.Value = rapid.SampledFrom([]string{valueHold, valueMean}).Draw(t, "value")
+	c.Channels, c.BatchRows = twoChannels, rapid.IntRange(1, 9).Draw(t, "batch rows")
+	return c
+}
+
+func drawSamples(t *rapid.T, n int) []in {
+	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) in {
+		return in{
+			asset: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "asset"), tag: rapid.SampledFrom([]string{"t", "p"}).Draw(t, "tag"),
+			ts: int64(rapid.IntRange(-40, 40).Draw(t, "ts")), value: float64(rapid.IntRange(0, 99).Draw(t, "value")),
+		}
+	}), 1, n).Draw(t, "samples")
+}
+
+// Scenario: Samples in any order, with watermarks and restarts between them and a lateness that takes all.
+// Guarantees: The highest revision of each row is the row of a run that waited for all samples. Revisions of a row count
+// up from 0 by one, and the rows of one step come in order of time, with corrections in front.
+func TestCorrectionsConverge(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		c, list := drawConfig(rt), drawSamples(rt, 60)
+		waiting := newLife(rt, c, 0)
+		waiting.process(list)
+		corrected := newLife(rt, c, time.Hour)
+		watermark := int64(-60)
+		for len(list) > 0 {
+			n := rapid.IntRange(1, len(list)).Draw(rt, "cut")
+			corrected.process(list[:n])
+			list = list[n:]
+			if rapid.IntRange(0, 3).Draw(rt, "restart") == 0 {
+				corrected.restore()
+			}
+			watermark += int64(rapid.IntRange(0, 30).Draw(rt, "forward"))
+			corrected.advance(watermark)
+		}
+		waiting.advance(watermark)
+		rows, revision := corrected.end(), map[string]uint32{}
+		var newest []wide
+		for i, r := range rows {
+			key := fmt.Sprint(r.asset, "/", r.ts)
+			if want, again := revision[key]; again && r.revision != want+1 || !again && r.revision != 0 {
+				rt.Fatalf("row %d, %s: want revision %d or the first 0, got %d", i, key, want+1, r.revision)
+			}
+			revision[key] = r.revision
+		}
+		for _, r := range rows {
+			if revision[fmt.Sprint(r.asset, "/", r.ts)] == r.revision {
+				newest = append(newest, r)
+			}
+		}
+		if got, want := text(newest), text(waiting.end()); got != want {
+			rt.Fatalf("want\n%s\ngot\n%s", want, got)
+		}
+		if got, want := corrected.drops.Take(), waiting.drops.Take(); got != want {
+			rt.Fatalf("drops: want %q, got %q", want, got)
+		}
+	})
+}
+
+// Scenario: Samples that come out of order by less than the watermark stays behind.
+// Guarantees: The rows are those of the same samples in order.
+func TestOrderWithinBound(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		c, list := drawConfig(rt), drawSamples(rt, 60)
+		slices.SortStableFunc(list, func(a, b in) int { return int(a.ts - b.ts) })
+		list = slices.CompactFunc(list, func(a, b in) bool { return a.ts == b.ts })
+		const bound = 7
+		sorted, shuffled := newLife(rt, c, 0), newLife(rt, c, 0)
+		feed := func(l *life, list []in) string {
+			newest := int64(-1000)
+			for i := range list {
+				l.process(list[i : i+1])
+				newest = max(newest, list[i].ts)
+				l.advance(newest - bound - 1)
+			}
+			rows := l.end()
+			for i := range rows {
+				rows[i].first, rows[i].last = 0, 0 // offsets follow the order
+			}
+			return text(rows) + "\n" + l.drops.Take()
+		}
+		want := feed(sorted, list)
+		delayed := slices.Clone(list)
+		delay := make(map[int64]int64)
+		for _, s := range list {
+			delay[s.ts] = int64(rapid.IntRange(0, bound).Draw(rt, "delay"))
+		}
+		slices.SortStableFunc(delayed, func(a, b in) int { return int(a.ts + delay[a.ts] - b.ts - delay[b.ts]) })
+		if got := feed(shuffled, delayed); got != want {
+			rt.Fatalf("want\n%s\ngot\n%s", want, got)
+		}
+	})
+}
+
+// Scenario: Any samples at whole nanoseconds.
+// Guarantees: A mean is the mean over the cell's nanoseconds of the value that holds in each, to 1e-9, and is missing where
+// no nanosecond has one.
+func TestMeanAgainstDefinition(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		c, list := drawConfig(rt), drawSamples(rt, 40)
+		c.Value = valueMean
+		l := newLife(rt, c, 0)
+		l.process(list)
+		l.advance(60)
+		for _, row := range l.end() {
+			for k, tag := range []string{"t", "p"} {
+				sum, n := 0.0, 0.0
+				for at := row.ts - int64(c.Grid); at < row.ts; at++ {
+					var held *in
+					for i := range list {
+						s := &list[i]
+						if s.asset == row.asset && s.tag == tag && s.ts <= at && s.ts+int64(c.MaxGap) > at && (held == nil || s.ts > held.ts) {
+							held = s
+						}
+					}
+					if held != nil {
+						sum, n = sum+held.value, n+1
+					}
+				}
+				if want, got := sum/n, row.cells[k]; !(math.Abs(want-got) < 1e-9) && !(n == 0 && math.IsNaN(got)) {
+					rt.Fatalf("%s of %s at %d: want %v, got %v", tag, row.asset, row.ts, want, got)
+				}
+			}
+		}
+	})
+}

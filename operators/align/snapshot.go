@@ -1,0 +1,237 @@
+package align
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/tailrace/tailrace/pipeline/state"
+)
+
+// stateVersion numbers the format of the values that Snapshot writes.
+const stateVersion = 1
+
+// Snapshot writes the lanes by asset, and under "" what is of no one asset, with what the state must fit. An asset without
+// a name has its state inside that.
+func (o *Operator) Snapshot(w *state.Writer, full bool) error {
+	w.Version(stateVersion)
+	late := map[int32][]lateSample{}
+	for _, s := range o.late {
+		late[s.asset] = append(late[s.asset], s)
+	}
+	var e state.Encoder
+	var unnamed []byte
+	for i := range o.assets {
+		a, name := &o.assets[i], o.names.Text(int32(i))
+		if !a.changed && !full && name != "" {
+			continue
+		}
+		a.changed = false
+		e.Reset()
+		a.encode(&e, i, late[int32(i)])
+		if name == "" {
+			unnamed = slices.Clone(e.Bytes)
+			continue
+		}
+		w.Put(name, e.Bytes)
+	}
+	e.Reset()
+	e.Int(o.grid)
+	e.Int(o.gap)
+	e.Bool(o.mean)
+	e.Uint(uint64(len(o.config.Channels)))
+	for _, channel := range o.config.Channels {
+		e.Text(channel.Tag)
+	}
+	e.Int(o.emitted)
+	e.Int(o.horizon)
+	e.Int(o.trimmed)
+	e.Raw(unnamed)
+	w.Put("", e.Bytes)
+	return nil
+}
+
+// Restore takes what Snapshot wrote. Assets keep the order in which they were first seen.
+func (o *Operator) Restore(r *state.Reader) error {
+	if r.Len() == 0 {
+		return nil
+	}
+	if v := r.Version(); v != stateVersion {
+		return fmt.Errorf("state of align: want version %d, got %d: it is of another release", stateVersion, v)
+	}
+	unnamed, err := o.restoreCommon(r.Get(""))
+	if err != nil {
+		return fmt.Errorf("state of align: %w", err)
+	}
+	type stored struct {
+		name  string
+		place uint64 // in the order of first sight
+		rest  *state.Decoder
+	}
+	var list []stored
+	take := func(name string, value []byte) {
+		d := state.NewDecoder(value)
+		list = append(list, stored{name: name, place: d.Uint(), rest: d})
+	}
+	for name, value := range r.All() {
+		if name != "" {
+			take(name, value)
+		} else if len(unnamed) > 0 {
+			take(name, unnamed)
+		}
+	}
+	if len(list) > o.config.MaxAssets {
+		return fmt.Errorf("state of align: want at most %d assets (max_assets), got %d", o.config.MaxAssets, len(list))
+	}
+	slices.SortStableFunc(list, func(a, b stored) int { return cmp.Compare(a.place, b.place) })
+	for i, s := range list {
+		o.names.ID([]byte(s.name))
+		o.assets = append(o.assets, newAsset(len(o.config.Channels)))
+		a := &o.assets[i]
+		o.late = append(o.late, a.decode(s.rest, int32(i))...)
+		if err := s.rest.Err(); err != nil {
+			return fmt.Errorf("state of align: asset %q: %w", s.name, err)
+		}
+		a.changed = s.place != uint64(i) // then what is stored says another place
+		a.trim(o.trimmed, o.timing.reach())
+		o.next = min(o.next, a.next)
+		for k := range a.lanes {
+			l := &a.lanes[k]
+			if o.lateness == 0 {
+				l.trim(math.MaxInt64)
+			}
+			o.kept += l.head - l.old
+			o.open += len(l.samples) - l.head
+		}
+	}
+	if o.lateness == 0 {
+		o.horizon = o.emitted
+	}
+	return nil
+}
+
+// restoreCommon takes what is of no one asset, wants it to fit, and returns the state of the asset without a name.
+func (o *Operator) restoreCommon(value []byte) (unnamed []byte, err error) {
+	d := state.NewDecoder(value)
+	grid, gap, mean := d.Int(), d.Int(), d.Bool()
+	tags := make([]string, d.Len(1))
+	for i := range tags {
+		tags[i] = d.Text()
+	}
+	o.emitted, o.horizon, o.trimmed = d.Int(), d.Int(), d.Int()
+	unnamed = d.Raw()
+	if err := d.Err(); err != nil {
+		return nil, err
+	}
+	var faults []error
+	differ := func(what string, want, got any) {
+		if want != got {
+			faults = append(faults, fmt.Errorf("%s: want %v, as configured, got %v", what, want, got))
+		}
+	}
+	want := make([]string, len(o.config.Channels))
+	for i, channel := range o.config.Channels {
+		want[i] = channel.Tag
+	}
+	differ("grid in ns", o.grid, grid)
+	differ("max_gap in ns", o.gap, gap)
+	differ("value: mean", o.mean, mean)
+	differ("number of channels", len(want), len(tags))
+	differ("channels", strings.Join(want, ", "), strings.Join(tags, ", "))
+	return unnamed, errors.Join(faults...)
+}
+
+// encode writes an asset, the one at place in the order of first sight.
+func (a *asset) encode(e *state.Encoder, place int, late []lateSample) {
+	e.Uint(uint64(place))
+	e.Int(a.next)
+	e.Int(a.newest)
+	e.Int(a.arrived)
+	e.Uint(uint64(len(a.revisions)))
+	for _, g := range slices.Sorted(maps.Keys(a.revisions)) {
+		e.Int(g)
+		e.Uint(uint64(a.revisions[g]))
+	}
+	for i := range a.lanes {
+		l := &a.lanes[i]
+		held := l.held.ts != -none
+		e.Bool(held)
+		from := sample{ts: a.newest}
+		if held {
+			from = encodeSample(e, from, l.held)
+		}
+		e.Uint(uint64(l.head - l.old))
+		e.Uint(uint64(len(l.samples) - l.head))
+		for _, s := range l.samples[l.old:] {
+			from = encodeSample(e, from, s)
+		}
+	}
+	e.Uint(uint64(len(late)))
+	from := sample{ts: a.newest}
+	for _, s := range late {
+		e.Uint(uint64(s.channel))
+		from = encodeSample(e, from, s.sample)
+	}
+}
+
+// decode reads the asset whose place was read, and returns its late samples.
+func (a *asset) decode(d *state.Decoder, id int32) []lateSample {
+	a.next, a.newest, a.arrived = d.Int(), d.Int(), d.Int()
+	if n := d.Len(2); n > 0 {
+		a.revisions = make(map[int64]uint32, n)
+		for range n {
+			g := d.Int()
+			a.revisions[g] = uint32(d.Uint())
+		}
+	}
+	for i := range a.lanes {
+		l := &a.lanes[i]
+		from := sample{ts: a.newest}
+		if d.Bool() {
+			from = decodeSample(d, from)
+			l.held = from
+		}
+		counted := d.Len(sampleBytes)
+		waiting := d.Len(sampleBytes)
+		for k := range counted + waiting {
+			from = decodeSample(d, from)
+			if k < counted {
+				l.samples, l.head = append(l.samples, from), k+1
+			} else {
+				l.add(from)
+			}
+		}
+	}
+	late := make([]lateSample, d.Len(1+sampleBytes))
+	from := sample{ts: a.newest}
+	for i := range late {
+		channel := min(d.Uint(), uint64(len(a.lanes)-1)) // so that damaged bytes can't name one that is not there
+		from = decodeSample(d, from)
+		late[i] = lateSample{asset: id, channel: int32(channel), sample: from}
+	}
+	return late
+}
+
+// sampleBytes is the least that a sample takes.
+const sampleBytes = 11
+
+// encodeSample writes a sample by what it differs in from the one before, and from its own time, and returns it.
+// Differences wrap around, and so does decodeSample's sum.
+func encodeSample(e *state.Encoder, from, s sample) sample {
+	e.Int(s.ts - from.ts)
+	e.Float(s.value)
+	e.Int(s.arrived - s.ts)
+	e.Int(s.offset - from.offset)
+	return s
+}
+
+func decodeSample(d *state.Decoder, from sample) sample {
+	s := sample{ts: from.ts + d.Int(), value: d.Float()}
+	s.arrived = s.ts + d.Int()
+	s.offset = from.offset + d.Int()
+	return s
+}
