@@ -134,7 +134,10 @@ func (a Access) Committed(ctx context.Context, group, topic string) (map[int32]p
 	stored, err := patiently(ctx, client, func() (map[int32]pipeline.Commit, error) {
 		return committed(ctx, client, group, topic, t.partitions())
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, kafka.GroupIdNotFound): // a group without members and commits is none
+		return map[int32]pipeline.Commit{}, nil
+	case err != nil:
 		return nil, fmt.Errorf("kafka: group %q, topic %q: %w", group, topic, c.final(c.grant(err, "Describe", topic, group)))
 	}
 	return stored, nil

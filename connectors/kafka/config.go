@@ -33,6 +33,8 @@ type SourceConfig struct {
 	RebalanceTimeout time.Duration `yaml:"rebalance_timeout,omitempty"`
 	// HeartbeatInterval is the time between heartbeats, at most a third of session_timeout.
 	HeartbeatInterval time.Duration `yaml:"heartbeat_interval,omitempty"`
+	// PartitionWatchInterval is the time between looks for partitions that the topic has gained, which begin a new generation.
+	PartitionWatchInterval time.Duration `yaml:"partition_watch_interval,omitempty"`
 	// RequestTimeout is how long a broker may take for an answer, beside the time it was told to wait.
 	RequestTimeout time.Duration `yaml:"request_timeout,omitempty"`
 
@@ -67,17 +69,18 @@ func (c *SourceConfig) Access(dir string) Access {
 // DefaultSourceConfig has every default.
 func DefaultSourceConfig() SourceConfig {
 	return SourceConfig{
-		Start:              StartEarliest,
-		SessionTimeout:     30 * time.Second, // a pause of the machine or the collector is no reason to move partitions
-		RebalanceTimeout:   time.Minute,      // one slow insert can be settled
-		HeartbeatInterval:  3 * time.Second,  // a tenth of the session: several may be lost
-		RequestTimeout:     10 * time.Second, // longer than a leader election
-		FetchMaxWait:       250 * time.Millisecond,
-		FetchMaxBytes:      4 << 20,   // some ten thousand small records: enough to spread the cost of a request
-		MaxMessageBytes:    64 << 20,  // far over what brokers are set to, and what a process of 1 GiB can bear
-		MaxDecodeBytes:     1 << 20,   // the broker's own default limit
-		DeadLetterMaxValue: 900 << 10, // with headers it fits the 1 MiB that a topic takes by default
-		BatchRows:          16384,     // columns of 128 KiB stay in the second-level cache
+		Start:                  StartEarliest,
+		SessionTimeout:         30 * time.Second, // a pause of the machine or the collector is no reason to move partitions
+		RebalanceTimeout:       time.Minute,      // one slow insert can be settled
+		HeartbeatInterval:      3 * time.Second,  // a tenth of the session: several may be lost
+		PartitionWatchInterval: 5 * time.Second,  // rare, and nothing is lost by waiting: new partitions start at their first message
+		RequestTimeout:         10 * time.Second, // longer than a leader election
+		FetchMaxWait:           250 * time.Millisecond,
+		FetchMaxBytes:          4 << 20,   // some ten thousand small records: enough to spread the cost of a request
+		MaxMessageBytes:        64 << 20,  // far over what brokers are set to, and what a process of 1 GiB can bear
+		MaxDecodeBytes:         1 << 20,   // the broker's own default limit
+		DeadLetterMaxValue:     900 << 10, // with headers it fits the 1 MiB that a topic takes by default
+		BatchRows:              16384,     // columns of 128 KiB stay in the second-level cache
 	}
 }
 
@@ -101,7 +104,8 @@ func (c *SourceConfig) Validate() []pipeline.Fault {
 		d    time.Duration
 	}{
 		{"session_timeout", c.SessionTimeout}, {"rebalance_timeout", c.RebalanceTimeout},
-		{"heartbeat_interval", c.HeartbeatInterval}, {"request_timeout", c.RequestTimeout}, {"fetch_max_wait", c.FetchMaxWait},
+		{"heartbeat_interval", c.HeartbeatInterval}, {"partition_watch_interval", c.PartitionWatchInterval},
+		{"request_timeout", c.RequestTimeout}, {"fetch_max_wait", c.FetchMaxWait},
 	} {
 		// The protocol counts in milliseconds of 32 bits.
 		if d.d < time.Millisecond || d.d/time.Millisecond > math.MaxInt32 {

@@ -297,7 +297,7 @@ func TestConfigFaults(t *testing.T) {
 		t.Fatalf("got %s", got)
 	}
 	c = SourceConfig{Brokers: []string{"nope"}, Topic: "t", Start: "middle", Until: "x", HeartbeatInterval: time.Hour, FetchMaxBytes: 2048}
-	want := "[brokers[0] start until session_timeout rebalance_timeout request_timeout fetch_max_wait heartbeat_interval " +
+	want := "[brokers[0] start until session_timeout rebalance_timeout partition_watch_interval request_timeout fetch_max_wait heartbeat_interval " +
 		"max_message_bytes max_decode_bytes dead_letter_max_value max_message_bytes batch_rows]"
 	if got := fmt.Sprint(paths(c.Validate())); got != want {
 		t.Fatalf("want %s, got %s", want, got)

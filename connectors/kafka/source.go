@@ -32,8 +32,7 @@ type Source struct {
 	trouble outage
 	closed  bool
 
-	looked bool // fresh is known
-	fresh  int  // the topic's partitions before this member joined, if the group had committed nothing then
+	fresh  int // the topic's partitions before this member joined, if the group had committed nothing then
 	mu     sync.Mutex
 	bounds map[int32]int64
 	ended  bool // bounds have been read from the topic's end
@@ -87,12 +86,6 @@ func (s *Source) Next(ctx context.Context) (pipeline.Generation, error) {
 	}
 	if err := s.cluster.final(s.cluster.lacks(t, opRead, s.config.Topic)); errors.Is(err, pipeline.ErrConfig) {
 		return nil, fmt.Errorf("kafka: %w", err)
-	}
-	if s.group == nil {
-		s.takeOver(ctx)
-		if s.group, err = s.newGroup(); err != nil {
-			return nil, fmt.Errorf("%w: kafka: %w", pipeline.ErrConfig, err)
-		}
 	}
 	var pause backoff
 	refused := 0
@@ -153,14 +146,21 @@ func (s *Source) newGroup() (*kafka.ConsumerGroup, error) {
 		RebalanceTimeout:      s.config.RebalanceTimeout,
 		JoinGroupBackoff:      rejoinPause,
 		Timeout:               s.config.RequestTimeout,
-		WatchPartitionChanges: true,
+		WatchPartitionChanges: true, PartitionWatchInterval: s.config.PartitionWatchInterval,
 	})
 }
 
 // join waits for a generation and finds where its partitions stand.
 func (s *Source) join(ctx context.Context, t topic) (*generation, error) {
-	if err := s.look(ctx, t); err != nil {
-		return nil, err
+	if s.group == nil { // as soon as there is one it joins
+		if err := s.look(ctx, t); err != nil {
+			return nil, err
+		}
+		s.takeOver(ctx)
+		var err error
+		if s.group, err = s.newGroup(); err != nil {
+			return nil, fmt.Errorf("%w: %w", pipeline.ErrConfig, err)
+		}
 	}
 	raw, err := s.group.Next(ctx)
 	if err != nil {
@@ -191,20 +191,16 @@ func (s *Source) join(ctx context.Context, t topic) (*generation, error) {
 	return g, nil
 }
 
-// look sees, once and before this member joins, whether the group has committed anything. Partitions that are there when
-// it has not are new to the group, wherever other members commit theirs before this one looks again.
+// look sees, before this member joins, whether the group has committed anything. Partitions that are there when it has not
+// are no gain of the topic, though other members may commit theirs before this one looks again.
 func (s *Source) look(ctx context.Context, t topic) error {
-	if s.looked {
-		return nil
-	}
 	stored, err := committed(ctx, s.client, s.config.Group, s.config.Topic, t.partitions())
-	if err != nil {
+	if err != nil && !errors.Is(err, kafka.GroupIdNotFound) {
 		return err
 	}
 	if len(stored) == 0 {
 		s.fresh = len(t.leaders)
 	}
-	s.looked = true
 	return nil
 }
 

@@ -31,7 +31,9 @@ func suite(t *testing.T, b broker) {
 		{"publisher", suitePublisher}, {"publisher restart", suitePublisherRestart},
 		{"dead letter too large", suiteShrink}, {"producer", suiteProducer}, {"admin", suiteAdmin}, {"tail", suiteTail}, {"made anew", suiteMadeAnew}, {"made anew between", suiteMadeAnewBetween},
 		{"retention", suiteRetention}, {"offsets set", suiteOffsetsSet}, {"times", suiteTimes},
-		{"large messages", suiteLargeWhole},
+		{"large messages", suiteLargeWhole}, {"metadata", suiteMetadata}, {"zombie", suiteZombie}, {"range", suiteRange},
+		{"growth", suiteGrowth}, {"first start of many", suiteFirstStart}, {"bounded", suiteBounded}, {"kill -9", suiteKilledMember},
+		{"letters", suiteLetters}, {"late rows", suiteLate},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, b) })
 	}

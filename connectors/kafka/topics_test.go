@@ -126,6 +126,17 @@ func suiteRetention(t *testing.T, b broker) {
 	}
 }
 
+// commitByHand sets an offset of a group that has no members, with metadata of its own.
+func commitByHand(t *testing.T, client *kafka.Client, group, topic string, partition int, offset int64) {
+	t.Helper()
+	res, err := client.OffsetCommit(deadline(t), &kafka.OffsetCommitRequest{
+		GroupID: group, GenerationID: -1,
+		Topics: map[string][]kafka.OffsetCommit{topic: {{Partition: partition, Offset: offset, Metadata: "set by hand"}}},
+	})
+	ok(t, err)
+	ok(t, res.Topics[topic][0].Error)
+}
+
 // Scenario: an operator sets the offsets of the group, which is empty, with metadata of his own.
 // Guarantees: reading goes on from there, and our commits take their place.
 func suiteOffsetsSet(t *testing.T, b broker) {
@@ -134,12 +145,7 @@ func suiteOffsetsSet(t *testing.T, b broker) {
 	c := testConfig(b, topic)
 	client := newCluster(b.addrs()).client(topic)
 	defer closeClient(client)
-	res, err := client.OffsetCommit(deadline(t), &kafka.OffsetCommitRequest{
-		GroupID: c.Group, GenerationID: -1,
-		Topics: map[string][]kafka.OffsetCommit{topic: {{Partition: 0, Offset: 60, Metadata: "set by hand"}}},
-	})
-	ok(t, err)
-	ok(t, res.Topics[topic][0].Error)
+	commitByHand(t, client, c.Group, topic, 0, 60)
 	g := join(t, openSource(t, c))
 	if r := readMessages(t, only(t, g), 40); !slices.Equal(r.values, sequence(60, 40)) {
 		t.Fatalf("got %v", r.values)
