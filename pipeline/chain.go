@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/tailrace/tailrace/pipeline/state"
 )
 
 // Step is one operator of a plan.
@@ -50,6 +51,7 @@ type stepTime struct {
 type chainOutput interface {
 	rows(ctx context.Context, batch arrow.Record) error
 	events(ctx context.Context, batch arrow.Record) error
+	late(ctx context.Context, batch arrow.Record) error
 }
 
 // newChain makes and binds the operators for the rows of in. It reports every step that can't be made, then the first
@@ -90,8 +92,11 @@ type stepEmitter struct {
 }
 
 func (e stepEmitter) Emit(ctx context.Context, output Output, batch arrow.Record) error {
-	if output == Events {
+	switch output {
+	case Events:
 		return e.out.events(ctx, batch)
+	case Late:
+		return e.out.late(ctx, batch)
 	}
 	if e.next == len(e.chain.ops) {
 		return e.out.rows(ctx, batch)
@@ -151,6 +156,38 @@ func (c *chain) finish(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// snapshot appends the state of each step, under its name with prefix before it.
+func (c *chain) snapshot(to []state.Step, prefix string, full bool) ([]state.Step, error) {
+	for i, op := range c.ops {
+		w := state.NewWriter()
+		if err := op.Snapshot(w, full); err != nil {
+			return nil, &StepError{Index: i, Name: c.steps[i].Name, Err: fmt.Errorf("snapshot: %w", err)}
+		}
+		to = append(to, state.Step{Name: prefix + c.steps[i].Name, Fingerprint: c.steps[i].Fingerprint, State: w})
+	}
+	return to, nil
+}
+
+// restore gives each step its state from the step of its name, and returns the names of those whose state is of another
+// step: their config, or that of a step before, has changed.
+func (c *chain) restore(from map[string]state.RestoredStep, prefix string) (lost []string, err error) {
+	for i, op := range c.ops {
+		name := prefix + c.steps[i].Name
+		s, ok := from[name]
+		switch {
+		case !ok || s.State.Version() == 0: // a step that is new, or keeps no state
+			continue
+		case s.Fingerprint != c.steps[i].Fingerprint:
+			lost = append(lost, name)
+			continue
+		}
+		if err := op.Restore(s.State); err != nil {
+			return nil, &StepError{Index: i, Name: c.steps[i].Name, Err: fmt.Errorf("restore: %w", err)}
+		}
+	}
+	return lost, nil
 }
 
 func (c *chain) close() error {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/memory"
+	"github.com/tailrace/tailrace/pipeline/failpoint"
 	"github.com/tailrace/tailrace/pipeline/state"
 	"github.com/tailrace/tailrace/schemas"
 	"go.opentelemetry.io/otel/trace"
@@ -40,6 +41,8 @@ type Env struct {
 	Log    *slog.Logger
 	Alloc  memory.Allocator
 	Tracer trace.TracerProvider // takes spans; nil for none
+	Local  string               // Settings.Local
+	Fail   *failpoint.Points    // nil for none
 }
 
 // Engine runs one pipeline.
@@ -65,7 +68,8 @@ func New(plan Plan, env Env) *Engine {
 
 func (e *Engine) settings() Settings {
 	return Settings{
-		Pipeline: e.plan.ID, Dir: e.plan.Dir, Alloc: e.env.Alloc, Log: e.env.Log, Drops: engineDrops{e.metrics, e.status}, Scorers: e.scorers,
+		Pipeline: e.plan.ID, Dir: e.plan.Dir, Local: e.env.Local, Alloc: e.env.Alloc, Log: e.env.Log, Lateness: e.plan.Watermark.AllowedLateness,
+		Reached: e.env.Fail.Reach, Drops: engineDrops{e.metrics, e.status}, Scorers: e.scorers,
 	}
 }
 
@@ -80,6 +84,7 @@ type nothing struct{}
 
 func (nothing) rows(_ context.Context, b arrow.Record) error   { b.Release(); return nil }
 func (nothing) events(_ context.Context, b arrow.Record) error { b.Release(); return nil }
+func (nothing) late(_ context.Context, b arrow.Record) error   { b.Release(); return nil }
 
 // Check builds and binds the steps without a source or sink, and returns the schema that each step gives. Its errors are
 // StepErrors, joined. Models are loaded and verified. An engine that was checked may still Run.
@@ -133,6 +138,10 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	if troubled, ok := source.(Troubled); ok {
 		e.status.watch(troubled)
 	}
+	e.status.stage(stageStore)
+	if err := e.plan.Store.Open(ctx); err != nil {
+		return ended(ctx, fmt.Errorf("%w: state.store: %w", ErrConfig, err))
+	}
 	e.status.stage(stageSink)
 	if err := e.sink.Open(ctx); err != nil {
 		return ended(ctx, err)
@@ -170,10 +179,10 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// ignoreCommit logs a commit that failed and lets the member rejoin: the rows are stored and will be read again.
+// ignoreCommit logs a commit that failed and lets the member rejoin: what is to be done is read from the group again.
 func ignoreCommit(err error, log *slog.Logger) error {
 	if errors.Is(err, errNotCommitted) {
-		log.Warn("rejoining: rows since the last commit will be read and stored again", "error", err)
+		log.Warn("rejoining the group", "error", err)
 		return nil
 	}
 	return err

@@ -1,15 +1,17 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/otel/trace"
+	"github.com/tailrace/tailrace/pipeline/eventtime"
 )
 
 // generation runs the tasks of one assignment of partitions and takes their barriers: all tasks of a process share one.
@@ -22,13 +24,20 @@ type generation struct {
 	tasks  []*task
 	budget *budget
 	live   map[*task]<-chan struct{} // closed when the task has returned
+	blobs  blobs
+	lines  []LedgerEntry // newest of each partition; nil: not asked for
 
-	waiting atomic.Int64  // rows that wait for a barrier
+	rows    atomic.Int64  // that wait for a barrier
+	inserts atomic.Int64  // that wait for a barrier
 	urgent  chan struct{} // asks for a barrier now
 }
 
-// errNotCommitted ends a generation whose commit failed: what was stored may be read again by the partition's next owner.
+// errNotCommitted ends a generation whose commit failed: the partitions may be someone else's, or it is not known what
+// the group has stored. What is to be done is read from the group again.
 var errNotCommitted = errors.New("offsets not committed")
+
+// errStalled ends the engine: a task has been at one delivery for too long, and Go can't take it back.
+var errStalled = errors.New("a task makes no progress")
 
 // run processes until ctx ends, the assignment is revoked, or, with finished, every partition has reached its bound.
 func (e *Engine) run(ctx context.Context, group Generation) (finished bool, err error) {
@@ -36,23 +45,18 @@ func (e *Engine) run(ctx context.Context, group Generation) (finished bool, err 
 	if _, err := rand.Read(g.run[:]); err != nil {
 		return false, fmt.Errorf("run id: %w", err)
 	}
-	defer g.closeTasks()
 	g.budget = newBudget(int64(e.plan.Limits.Memory), g.urge)
 	e.metrics.watchBudget(g.budget)
-	for _, p := range group.Partitions() {
-		t, err := g.newTask(p)
-		if err != nil {
-			return false, errors.Join(err, p.Close())
-		}
-		g.tasks = append(g.tasks, t)
-	}
 
 	stop, cancelStop := context.WithCancelCause(ctx)
-	defer cancelStop(nil)
-	hard, cancelHard := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancelHard()
-	var wait sync.WaitGroup
-	wait.Go(func() {
+	hard, cancelHard := context.WithCancelCause(context.WithoutCancel(ctx))
+	var guards sync.WaitGroup
+	defer func() {
+		cancelStop(nil)
+		cancelHard(nil)
+		guards.Wait()
+	}()
+	guards.Go(func() {
 		select {
 		case <-group.Revoked():
 			cancelStop(nil)
@@ -60,15 +64,29 @@ func (e *Engine) run(ctx context.Context, group Generation) (finished bool, err 
 		}
 		select {
 		case <-time.After(e.plan.Limits.Drain):
-			cancelHard()
+			cancelHard(errDrained)
 		case <-hard.Done():
 		}
 	})
+	for _, p := range group.Partitions() {
+		t, err := g.newTask(p)
+		if err != nil {
+			g.closeTasks()
+			return false, errors.Join(err, p.Close())
+		}
+		g.tasks = append(g.tasks, t)
+	}
+	if err := g.begin(stop); err != nil {
+		g.closeTasks()
+		return false, g.unlessEnded(stop, err)
+	}
+
+	var working sync.WaitGroup
 	failures := make(chan error, len(g.tasks))
 	for _, t := range g.tasks {
 		done := make(chan struct{})
 		g.live[t] = done
-		wait.Go(func() {
+		working.Go(func() {
 			defer close(done)
 			if err := t.run(stop, hard); err != nil {
 				failures <- err
@@ -76,41 +94,120 @@ func (e *Engine) run(ctx context.Context, group Generation) (finished bool, err 
 			}
 		})
 	}
+	guards.Go(func() { g.watch(hard, cancelStop, cancelHard) })
 	err = g.barriers(stop, hard)
 	finished = err == nil && stop.Err() == nil
 	cancelStop(err)
-	cancelHard() // every task has answered its last barrier, or what it holds can't be stored
-	wait.Wait()
+	cancelHard(nil) // every task has answered its last barrier, or what it holds can't be stored
+	if errors.Is(context.Cause(hard), errStalled) && !g.returned(&working) {
+		return false, errors.Join(context.Cause(hard), err) // its goroutine, and what it holds, go with the process
+	}
+	working.Wait()
+	g.closeTasks()
 	close(failures)
 	for failure := range failures {
 		if !errors.Is(failure, context.Canceled) {
 			err = errors.Join(failure, err)
 		}
 	}
-	return finished, err
+	return finished, g.unlessRevoked(ctx, err)
+}
+
+// errDrained says that the time to drain was over.
+var errDrained = errors.New("limits.drain is over")
+
+// unlessEnded drops an error that being told to stop explains.
+func (g *generation) unlessEnded(stop context.Context, err error) error {
+	if stop.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// unlessRevoked drops the error of a checkpoint that a rebalance cut short: its plan is open, and whoever has the partitions
+// next finishes it.
+func (g *generation) unlessRevoked(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	select {
+	case <-g.group.Revoked():
+	default:
+		return err
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, errDrained) {
+		g.engine.env.Log.Warn("a checkpoint was not settled before the partitions went: their next owner settles it", "error", err)
+		return nil
+	}
+	return err
+}
+
+// returned waits a little for tasks that have been told to give up.
+func (g *generation) returned(working *sync.WaitGroup) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		working.Wait()
+	}()
+	select {
+	case <-done:
+		return true
+	case <-time.After(g.engine.plan.Limits.Drain):
+		return false
+	}
+}
+
+// watch ends the generation if a task has been at one delivery for limits.stall.
+func (g *generation) watch(hard context.Context, cancelStop, cancelHard context.CancelCauseFunc) {
+	limit := g.engine.plan.Limits.Stall
+	tick := time.NewTicker(limit / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-hard.Done():
+			return
+		case now := <-tick.C:
+			for _, t := range g.tasks {
+				since := t.busy.Load()
+				if since == 0 || now.UnixNano()-since < int64(limit) {
+					continue
+				}
+				err := fmt.Errorf("%s partition %d: %w: at one delivery since %s, limits.stall is %v", t.part.Topic(), t.part.ID(),
+					errStalled, time.Unix(0, since).UTC().Format(time.RFC3339), limit)
+				cancelStop(err)
+				cancelHard(err)
+				return
+			}
+		}
+	}
 }
 
 func (g *generation) newTask(p Partition) (*task, error) {
 	e := g.engine
 	t := &task{
 		part: p, alloc: e.env.Alloc, publish: e.publisher, budget: g.budget,
-		metrics: e.metrics, status: e.status, tracer: e.tracer, urge: g.urge, barriers: make(chan chan<- harvest),
-		waiting: func(rows int64) {
-			if g.waiting.Add(rows) >= e.plan.Checkpoint.Rows {
+		metrics: e.metrics, status: e.status, tracer: e.tracer, urge: g.urge, reach: e.env.Fail.Reach, barriers: make(chan barrier),
+		waiting: func(rows, inserts int) {
+			// Both are counted, whatever the first says.
+			full := g.rows.Add(int64(rows)) >= e.plan.Checkpoint.Rows
+			if g.inserts.Add(int64(inserts)) >= int64(e.plan.Checkpoint.Inserts) || full {
 				g.urge()
 			}
 		},
 	}
 	settings := e.settings()
-	settings.Topic, settings.Partition = p.Topic(), p.ID()
-	c, err := newChain(e.plan.Steps, settings, telemetrySchema, t)
-	t.flow = flow{chain: c, clock: newWatermark(e.plan.Watermark)}
+	settings.Topic, settings.Partition, settings.Drops = p.Topic(), p.ID(), t
+	flow, err := newFlow(e.plan.Watermark, e.env.Alloc, func(l eventtime.Lane) (*chain, error) {
+		settings.Backfill = l == eventtime.History
+		return newChain(e.plan.Steps, settings, telemetrySchema, lane{t, l == eventtime.Live || e.plan.Watermark.BackfillEvents})
+	})
+	t.flow = flow
 	return t, err
 }
 
 func (g *generation) closeTasks() {
 	for _, t := range g.tasks {
-		if err := t.flow.chain.close(); err != nil {
+		if err := t.flow.close(); err != nil {
 			g.engine.env.Log.Error("closing a task", "partition", t.part.ID(), "error", err)
 		}
 		if err := t.part.Close(); err != nil {
@@ -138,104 +235,58 @@ func (g *generation) barriers(stop, hard context.Context) error {
 		case <-g.urgent:
 		case <-interval.C:
 		}
-		if err := g.store(hard, g.collect()); err != nil {
+		harvests, err := g.collect(hard)
+		if err == nil {
+			err = g.store(hard, harvests)
+		} else {
+			g.release(harvests)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// collect has every task hand over what it has. A task that has finished or failed hands over nothing more.
-func (g *generation) collect() []harvest {
+// collect has every task hand over what it has. A task that has finished or failed hands over nothing more. The harvests
+// come in the order of partitions, on which the cut into blocks depends.
+func (g *generation) collect(hard context.Context) ([]harvest, error) {
 	replies := make(chan harvest, len(g.live))
+	b := barrier{now: time.Now().UnixNano(), fullEvery: g.engine.plan.State.FullEvery, reply: replies}
 	var harvests []harvest
+	var failure error
 	for t, done := range g.live {
 		select {
-		case t.barriers <- replies:
-			h := <-replies
-			if h.finished {
-				delete(g.live, t)
+		case t.barriers <- b:
+			select {
+			case h := <-replies:
+				harvests = append(harvests, h)
+				failure = errors.Join(failure, h.err)
+				if h.finished {
+					delete(g.live, t)
+				}
+			case <-hard.Done():
+				return harvests, context.Cause(hard)
 			}
-			harvests = append(harvests, h)
 		case <-done:
 			delete(g.live, t)
+		case <-hard.Done():
+			return harvests, context.Cause(hard)
 		}
 	}
-	return harvests
+	slices.SortFunc(harvests, func(a, b harvest) int { return cmp.Compare(a.task.part.ID(), b.task.part.ID()) })
+	g.engine.env.Fail.Reach("barrier")
+	return harvests, failure
 }
 
-// store makes one checkpoint durable: rows into the sink, events and dead letters acknowledged, then the offsets. In
-// this order a crash between two steps repeats rows and never loses one.
-func (g *generation) store(ctx context.Context, harvests []harvest) error {
-	e := g.engine
-	cp := &Checkpoint{Run: g.run, Seq: g.seq + 1, Parts: map[Table][]Part{}}
-	next := map[int32]int64{}
-	var rows, granted int64
-	var links []trace.Link
-	for _, h := range harvests {
-		links = append(links, h.spans[:min(len(h.spans), maxLinks-len(links))]...)
-		for table, batches := range h.tables {
-			cp.Parts[table] = append(cp.Parts[table], Part{Topic: h.topic, Partition: h.partition, Batches: batches})
-		}
-		if h.moved {
-			next[h.partition] = h.next
-		}
-		rows += h.rows
-		granted += h.granted
+// release gives back what harvests hold.
+func (g *generation) release(harvests []harvest) {
+	var granted int64
+	for i := range harvests {
+		granted += harvests[i].granted
+		harvests[i].release()
 	}
-	defer func() {
-		for i := range harvests {
-			harvests[i].release()
-		}
-		if granted > 0 {
-			g.budget.release(granted)
-		}
-	}()
-	if rows == 0 && len(next) == 0 {
-		return nil // no change, no checkpoint
+	if granted > 0 {
+		g.budget.release(granted)
 	}
-	g.seq++
-	started := time.Now()
-	e.status.storing(started)
-	defer e.status.storing(time.Time{})
-	ctx, span := e.tracer.Start(ctx, "checkpoint", trace.WithLinks(links...))
-	err := g.settle(ctx, cp, rows, next)
-	endSpan(span, err)
-	if err != nil {
-		return fmt.Errorf("checkpoint %d: %w", cp.Seq, err)
-	}
-	e.metrics.checkpoint(time.Since(started))
-	return nil
-}
-
-// settle writes the rows, waits for the events and dead letters, and commits.
-func (g *generation) settle(ctx context.Context, cp *Checkpoint, rows int64, next map[int32]int64) error {
-	e := g.engine
-	started := time.Now()
-	if rows > 0 {
-		if err := e.stage(ctx, "insert", func(ctx context.Context) error { _, err := e.sink.Write(ctx, cp); return err }); err != nil {
-			return fmt.Errorf("%d rows not stored: %w", rows, err)
-		}
-	}
-	inserted := time.Now()
-	e.metrics.stage("insert", inserted.Sub(started))
-	e.metrics.stored(cp, inserted)
-	e.status.stored(cp)
-	if err := e.stage(ctx, "flush", e.publisher.Flush); err != nil {
-		return fmt.Errorf("events and dead letters not acknowledged: %w", err)
-	}
-	flushed := time.Now()
-	e.metrics.stage("flush", flushed.Sub(inserted))
-	if len(next) == 0 {
-		return nil
-	}
-	commits := map[int32]Commit{}
-	for p, offset := range next {
-		commits[p] = Commit{Offset: offset}
-	}
-	if err := e.stage(ctx, "commit", func(ctx context.Context) error { return g.group.Commit(ctx, commits) }); err != nil {
-		return fmt.Errorf("%w: %w", errNotCommitted, err)
-	}
-	e.metrics.stage("commit", time.Since(flushed))
-	return nil
 }

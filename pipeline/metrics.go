@@ -10,6 +10,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/tailrace/tailrace/pipeline/eventtime"
 	"github.com/tailrace/tailrace/schemas"
 )
 
@@ -22,6 +23,12 @@ type Metrics struct {
 	lag         *prometheus.GaugeVec
 	eventTime   *prometheus.GaugeVec
 	lateRows    prometheus.Counter
+	judgedRows  *prometheus.CounterVec
+	blobs       prometheus.Counter
+	blobBytes   prometheus.Counter
+	storeFaults prometheus.Counter
+	restores    prometheus.Counter
+	recoveries  prometheus.Counter
 	drops       *prometheus.CounterVec
 	deadLetters *prometheus.CounterVec
 	eventCount  prometheus.Counter
@@ -57,6 +64,18 @@ func newMetrics(ready func() float64) *Metrics {
 			Name: "tailrace_watermark_timestamp_seconds", Help: "Event time up to which a partition's windows are closed."}, []string{"partition"}),
 		lateRows: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tailrace_late_rows_total", Help: "Rows at or behind the watermark. They are stored with the flag late."}),
+		judgedRows: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tailrace_judged_rows_total", Help: "Rows that the event-time clock flagged, or dropped as duplicates, by what."}, []string{"what"}),
+		blobs: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tailrace_state_blobs_total", Help: "Blobs written to the state store, one for each checkpoint."}),
+		blobBytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tailrace_state_bytes_total", Help: "Bytes of these blobs."}),
+		storeFaults: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tailrace_state_faults_total", Help: "Attempts at the state store that failed and were tried again."}),
+		restores: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tailrace_state_restores_total", Help: "Partitions that went on with the state of a blob."}),
+		recoveries: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tailrace_recovered_checkpoints_total", Help: "Checkpoints left open by another owner that were settled."}),
 		drops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tailrace_dropped_rows_total", Help: "Rows that a step takes no further. They are stored in telemetry all the same."}, []string{"step", "reason"}),
 		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -76,7 +95,7 @@ func newMetrics(ready func() float64) *Metrics {
 		stepRows: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tailrace_step_rows_total", Help: "Rows that a step was given."}, []string{"step"}),
 		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "tailrace_stage_seconds", Help: "Time of the stages around the steps: decode a delivery; insert, flush and commit a checkpoint.",
+			Name: "tailrace_stage_seconds", Help: "Time of the stages around the steps: decode a delivery; blob, plan, insert, flush, ledger and commit of a checkpoint.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 18)}, []string{"stage"}),
 		latency: hdrhistogram.New(1, latencyMax, 3),
 		rows:    map[Table]int64{},
@@ -89,7 +108,8 @@ func newMetrics(ready func() float64) *Metrics {
 		func() float64 { return m.ofBudget(func(b *budget) int64 { return b.waited.Load() }) })
 	works := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "tailrace_ready", Help: "1 while the pipeline works, as /readyz says, else 0."}, ready)
-	m.Registry.MustRegister(works, held, waits, m.messages, m.bytes, m.lag, m.eventTime, m.lateRows, m.drops, m.deadLetters, m.eventCount,
+	m.Registry.MustRegister(works, held, waits, m.messages, m.bytes, m.lag, m.eventTime, m.lateRows, m.judgedRows, m.blobs,
+		m.blobBytes, m.storeFaults, m.restores, m.recoveries, m.drops, m.deadLetters, m.eventCount,
 		m.storedRows, m.checkpoints, m.appendToIns, m.stepTime, m.stepRows, m.stages, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -154,7 +174,24 @@ func (m *Metrics) read(partition int32, d Delivery, watermark int64) {
 	}
 }
 
-func (m *Metrics) late(rows int) { m.lateRows.Add(float64(rows)) }
+// judged counts what the clock says of a batch.
+func (m *Metrics) judged(v eventtime.Verdict) {
+	m.lateRows.Add(float64(v.Late))
+	for flag, rows := range map[string]int{"clock_suspect": v.Suspect, "historical": v.Historical, "duplicate": v.Duplicates} {
+		if rows > 0 {
+			m.judgedRows.WithLabelValues(flag).Add(float64(rows))
+		}
+	}
+}
+
+func (m *Metrics) blob(bytes int) {
+	m.blobs.Inc()
+	m.blobBytes.Add(float64(bytes))
+}
+
+func (m *Metrics) storeFault() { m.storeFaults.Inc() }
+func (m *Metrics) restored()   { m.restores.Inc() }
+func (m *Metrics) recovered()  { m.recoveries.Inc() }
 
 // Drop implements Drops.
 func (m *Metrics) Drop(step, reason string, rows int) {

@@ -88,10 +88,12 @@ type Settings struct {
 	// Backfill says that the rows are a historical burst: results are marked so.
 	Backfill bool
 	Dir      string // the pipeline file's folder: relative paths start here
+	Local    string // a folder of this machine for what helps a restart and may be lost; "" for none
 	Alloc    memory.Allocator
 	Log      *slog.Logger
 	Drops    Drops
 	Scorers  ScorerPool
+	Reached  func(step string) // told that a step of the checkpoint protocol was reached, for tests; nil tells nobody
 }
 
 // Drops counts rows that go no further, by reason. A nil Drops counts nothing.

@@ -68,8 +68,8 @@ type Partition interface {
 	Start() int64
 	// Bounds are the first offset that is there and the end, as the generation began.
 	Bounds() (first, end int64)
-	// Seek sets Start. It comes before the first Read.
-	Seek(offset int64)
+	// StartAt sets Start. It comes before the first Read.
+	StartAt(offset int64)
 	// Read blocks until there are messages, ctx ends, or, with io.EOF, the partition's bound is reached. It retries what
 	// is transient. An empty Delivery is allowed: it moves Next, or says CaughtUp.
 	Read(ctx context.Context) (Delivery, error)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
+	"github.com/tailrace/tailrace/pipeline/eventtime"
 	"github.com/tailrace/tailrace/schemas"
 )
 
@@ -20,6 +21,7 @@ type stage string
 const (
 	stageStarting  stage = "starting"
 	stageSink      stage = "connecting to the sink"
+	stageStore     stage = "opening the state store"
 	stagePublisher stage = "connecting to the topics"
 	stageJoining   stage = "joining the consumer group"
 	stageRunning   stage = "running"
@@ -39,8 +41,43 @@ type Status struct {
 	Assets   []AssetStatus `json:"assets"`
 	// Dead are the messages of each partition that could not be decoded. Nobody knows what asset they were of.
 	Dead map[int32]int64 `json:"dead_letters,omitempty"`
+	// Findings name the devices that a person should look at, and assets whose rows come on more than one partition, which
+	// windows can't be put together from.
+	Findings []Finding `json:"findings,omitempty"`
 	// Untracked is how many rows were of assets beyond those that the status keeps.
 	Untracked int64 `json:"untracked_rows,omitempty"`
+}
+
+// Finding is something about the plant's data that a person should mend.
+type Finding struct {
+	Kind       string    `json:"kind"`   // clock_ahead, clock_back, before_min_time or asset_on_partitions
+	Device     string    `json:"device"` // device or asset
+	Partitions []int32   `json:"partitions"`
+	Since      time.Time `json:"since,omitzero"`
+	Seconds    float64   `json:"seconds,omitempty"` // how far the clock is off
+	Rows       int64     `json:"rows,omitempty"`
+}
+
+// allFindings puts the findings of the partitions together.
+func (b *statusBoard) allFindings() []Finding {
+	var list []Finding
+	for partition, found := range b.findings {
+		for _, f := range found {
+			list = append(list, Finding{
+				Kind: f.Kind, Device: f.Device, Partitions: []int32{partition}, Since: time.Unix(0, f.Since).UTC(),
+				Seconds: f.By.Seconds(), Rows: f.Rows,
+			})
+		}
+	}
+	for asset, on := range b.partitions {
+		if len(on) > 1 {
+			list = append(list, Finding{Kind: "asset_on_partitions", Device: asset, Partitions: slices.Sorted(maps.Keys(on))})
+		}
+	}
+	slices.SortFunc(list, func(x, y Finding) int {
+		return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Device, y.Device), slices.Compare(x.Partitions, y.Partitions))
+	})
+	return list
 }
 
 // maxStatusAssets is how many assets the status keeps: some 30 MB, and more than anybody reads.
@@ -77,13 +114,17 @@ type statusBoard struct {
 	at           stage
 	source       Troubled // nil: it does not say
 	storingSince time.Time
+	storingStep  string // of the protocol
+	findings     map[int32][]eventtime.Finding
+	partitions   map[string]map[int32]struct{} // by asset
 	assets       map[assetKey]*AssetStatus
 	deadLetters  map[int32]int64
 	untracked    int64
 }
 
 func newStatusBoard() *statusBoard {
-	return &statusBoard{at: stageStarting, assets: map[assetKey]*AssetStatus{}, deadLetters: map[int32]int64{}}
+	return &statusBoard{at: stageStarting, assets: map[assetKey]*AssetStatus{}, deadLetters: map[int32]int64{},
+		findings: map[int32][]eventtime.Finding{}, partitions: map[string]map[int32]struct{}{}}
 }
 
 func (b *statusBoard) stage(s stage) {
@@ -99,11 +140,26 @@ func (b *statusBoard) watch(source Troubled) {
 	b.source = source
 }
 
-// storing notes since when a checkpoint is being stored; the zero time is none.
-func (b *statusBoard) storing(since time.Time) {
+// storing notes since when a checkpoint is being stored, and at which step it is; without a step none is, and without a time it
+// is still the same one.
+func (b *statusBoard) storing(step string, since time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.storingSince = since
+	b.storingStep = step
+	if step == "" || !since.IsZero() {
+		b.storingSince = since
+	}
+}
+
+// found notes what the clock of a partition finds about its devices.
+func (b *statusBoard) found(partition int32, list []eventtime.Finding) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(list) == 0 {
+		delete(b.findings, partition)
+		return
+	}
+	b.findings[partition] = list
 }
 
 // asset returns the status of an asset, or nil if there are too many to keep it.
@@ -113,6 +169,10 @@ func (b *statusBoard) asset(partition int32, name string) *AssetStatus {
 	if s == nil && len(b.assets) < maxStatusAssets {
 		s = &AssetStatus{Asset: name, Partition: partition}
 		b.assets[key] = s
+		if b.partitions[name] == nil {
+			b.partitions[name] = map[int32]struct{}{}
+		}
+		b.partitions[name][partition] = struct{}{}
 	}
 	return s
 }
@@ -271,7 +331,7 @@ func (b *statusBoard) ready() (bool, string) {
 	case b.at != stageRunning:
 		return false, string(b.at)
 	case !b.storingSince.IsZero() && time.Since(b.storingSince) > stuckAfter:
-		return false, "the sink has not taken a checkpoint since " + b.storingSince.UTC().Format(time.RFC3339)
+		return false, fmt.Sprintf("a checkpoint is not stored since %s: it waits at the step %s", b.storingSince.UTC().Format(time.RFC3339), b.storingStep)
 	case b.source != nil:
 		trouble := b.source.Trouble()
 		return trouble == "", trouble
@@ -304,6 +364,7 @@ func (e *Engine) Status() Status {
 		s.Assets = append(s.Assets, shown)
 	}
 	s.Dead, s.Untracked = maps.Clone(b.deadLetters), b.untracked
+	s.Findings = b.allFindings()
 	slices.SortFunc(s.Assets, func(x, y AssetStatus) int {
 		return cmp.Or(cmp.Compare(x.Asset, y.Asset), cmp.Compare(x.Partition, y.Partition))
 	})

@@ -73,7 +73,7 @@ func TestStatusAndMetricsOfARun(t *testing.T) {
 	if values["tailrace_step_rows_total"] != 50 || values["tailrace_step_seconds_total"] <= 0 || values["tailrace_dropped_rows_total"] < 2 {
 		t.Errorf("metrics %v", values)
 	}
-	if want := []string{"commit", "decode", "flush", "insert"}; !slices.Equal(stages, want) {
+	if want := []string{"anchor", "blob", "commit", "decode", "flush", "insert", "ledger", "plan"}; !slices.Equal(stages, want) {
 		t.Errorf("stages %v, want %v", stages, want)
 	}
 }

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/apache/arrow/go/v15/arrow/memory"
+	"github.com/tailrace/tailrace/pipeline/eventtime"
+	"github.com/tailrace/tailrace/pipeline/state"
 	"github.com/tailrace/tailrace/schemas"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -17,41 +20,69 @@ import (
 // task is one partition's run of the chain: one goroutine that processes, and one that reads ahead for it.
 type task struct {
 	part    Partition
-	flow    flow
+	flow    *flow
 	alloc   memory.Allocator
 	publish Publisher
 	budget  *budget
 	metrics *Metrics
 	status  *statusBoard
 	tracer  trace.Tracer
-	waiting func(rows int64) // told how many more rows wait for a barrier
-	urge    func()           // asks for a barrier now
+	waiting func(rows, inserts int) // told how many more rows and INSERTs wait for a barrier
+	urge    func()                  // asks for a barrier now
+	reach   func(step string)
 
-	barriers chan chan<- harvest
+	barriers chan barrier
 	pending  harvest
+	hash     rowHash
+	months   months
+	caughtUp bool         // the partition's end was reached by the last delivery
+	muted    bool         // nothing that is made leaves the task: state is rebuilt
+	busy     atomic.Int64 // since when it works on a delivery, ns; 0 if it does not
+
+	base  string   // the blob with the newest snapshot; "" if there is none of this generation
+	chain int      // blobs from the last full snapshot to base
+	held  []string // those blobs
+	// expired are the offsets that were deleted before they were read, and that the task goes on behind.
+	expired int64
+}
+
+// barrier asks a task for what it has.
+type barrier struct {
+	now       int64 // ns UTC, the same for all tasks
+	fullEvery int
+	reply     chan<- harvest
 }
 
 // harvest is what a task hands over at a barrier: all it read and made since the one before. The receiver owns the
 // batches.
 type harvest struct {
-	partition int32
-	topic     string
-	next      int64 // offset to commit once all of it is stored
-	moved     bool  // next differs from the harvest before
-	tables    map[Table][]arrow.Record
-	rows      int64
-	granted   int64        // bytes of the budget that it holds
-	spans     []trace.Link // of the batches
-	finished  bool         // the partition's bound was reached and the chain finished
+	task     *task
+	from     int64 // offset that the harvest before ended at
+	next     int64 // offset to commit once all of it is stored
+	tables   map[Table][]arrow.Record
+	late     []arrow.Record
+	rows     int64
+	inserts  int
+	decoded  int64 // rows, before any was dropped
+	raw      state.Raw
+	counters map[string]int64 // of the ledger
+	steps    []state.Step     // the state at the barrier; nil if nothing has changed
+	base     string           // what steps build on
+	granted  int64            // bytes of the budget that it holds
+	spans    []trace.Link     // of the batches
+	finished bool             // the partition's bound was reached and the chain finished
+	err      error            // the barrier failed
 }
+
+// changed tells whether there is anything to store or commit.
+func (h *harvest) changed() bool { return h.next != h.from || h.rows > 0 || len(h.late) > 0 }
 
 func (h *harvest) release() {
 	for _, batches := range h.tables {
-		for _, b := range batches {
-			b.Release()
-		}
+		releaseAll(batches)
 	}
-	h.tables = nil
+	releaseAll(h.late)
+	h.tables, h.late = nil, nil
 }
 
 // reading is a delivery with the part of the budget that it holds.
@@ -64,7 +95,6 @@ type reading struct {
 // run processes until stop ends or the bound is reached, answering barriers all the while; then it answers one last
 // barrier, the final one, and returns. When hard ends, it gives up.
 func (t *task) run(stop, hard context.Context) error {
-	t.pending = t.newHarvest(t.part.Start())
 	reads := make(chan reading)
 	readCtx, cancel := context.WithCancel(stop)
 	readerDone := make(chan struct{})
@@ -90,11 +120,13 @@ func (t *task) run(stop, hard context.Context) error {
 		select {
 		case <-stop.Done():
 			return t.answerLast(hard)
-		case reply := <-t.barriers:
-			t.hand(reply)
+		case b := <-t.barriers:
+			if err := t.hand(hard, b); err != nil {
+				return err
+			}
 		case r := <-reads:
 			if errors.Is(r.err, io.EOF) {
-				if err := t.flow.chain.finish(hard); err != nil {
+				if err := t.flow.finish(hard); err != nil {
 					return err
 				}
 				t.pending.finished = true
@@ -156,49 +188,79 @@ func (t *task) discardPending() {
 // answerLast waits for the final barrier and hands over what is left.
 func (t *task) answerLast(hard context.Context) error {
 	select {
-	case reply := <-t.barriers:
-		t.hand(reply)
-		return nil
+	case b := <-t.barriers:
+		return t.hand(hard, b)
 	case <-hard.Done():
 		return hard.Err()
 	}
 }
 
 func (t *task) newHarvest(next int64) harvest {
-	return harvest{partition: t.part.ID(), topic: t.part.Topic(), next: next, tables: map[Table][]arrow.Record{}}
+	return harvest{task: t, from: next, next: next, tables: map[Table][]arrow.Record{}, counters: map[string]int64{}}
 }
 
-// hand answers a barrier.
-func (t *task) hand(reply chan<- harvest) {
+// hand answers a barrier: the idle clock runs, and what the operators keep is written down.
+func (t *task) hand(ctx context.Context, b barrier) error {
+	err := t.flow.tick(ctx, b.now, t.caughtUp)
+	if err == nil && t.pending.changed() {
+		err = t.snapshot(b.fullEvery)
+	}
 	h := t.pending
+	h.raw.Hash = t.hash.take()
+	h.err = err
 	t.pending = t.newHarvest(h.next)
-	t.waiting(-h.rows)
-	reply <- h
+	t.months.reset()
+	t.waiting(-int(h.rows), -h.inserts)
+	b.reply <- h
+	return err
+}
+
+// snapshot writes the state of the steps: all of it, or what has changed since the blob that the last one went into.
+func (t *task) snapshot(fullEvery int) error {
+	full := t.base == "" || t.chain >= fullEvery
+	steps, err := t.flow.snapshot(full)
+	if err != nil {
+		return err
+	}
+	t.pending.steps = steps
+	t.chain++
+	if full {
+		t.chain = 1
+	} else {
+		t.pending.base = t.base
+	}
+	return nil
 }
 
 // take processes one delivery.
 func (t *task) take(ctx context.Context, r reading) error {
+	t.busy.Store(time.Now().UnixNano())
+	defer t.busy.Store(0)
 	t.pending.granted += r.granted
 	defer r.Release()
 	ctx, span := t.startBatch(ctx, &r.Delivery)
 	err := t.work(ctx, &r.Delivery)
-	steps := t.flow.chain.takeSpent()
+	steps := t.flow.takeSpent()
 	t.endBatch(span, steps, err)
 	t.metrics.steps(steps)
 	if err != nil {
 		return err
 	}
-	t.pending.moved = t.pending.moved || r.Next != t.pending.next
+	t.pending.raw.Messages += int64(r.Messages)
 	t.pending.next = r.Next
-	t.metrics.read(t.part.ID(), r.Delivery, t.flow.clock.value)
+	t.caughtUp = r.CaughtUp
+	t.metrics.read(t.part.ID(), r.Delivery, t.flow.clock.Watermark(eventtime.Live))
 	return nil
 }
 
 // work publishes what was refused and processes the rows.
 func (t *task) work(ctx context.Context, d *Delivery) error {
-	if len(d.Dead) > 0 {
+	if len(d.Dead) > 0 && !t.muted {
 		if err := t.publish.PublishDead(ctx, d.Dead); err != nil {
 			return err
+		}
+		for i := range d.Dead {
+			t.count("dead."+d.Dead[i].Reject.Code, 1)
 		}
 		t.metrics.dead(d.Dead)
 		t.status.dead(t.part.ID(), len(d.Dead))
@@ -211,60 +273,139 @@ func (t *task) work(ctx context.Context, d *Delivery) error {
 
 // process runs a batch through the chain and keeps it for the table telemetry.
 func (t *task) process(ctx context.Context, batch arrow.Record) error {
-	late, err := t.flow.process(ctx, batch)
+	stored, v, err := t.flow.process(ctx, t.alloc, batch, t.pending.decoded)
 	if err != nil {
 		return err
 	}
-	stored := batch
-	if len(late) > 0 {
-		stored = t.flagLate(batch, late)
-		t.metrics.late(len(late))
-	} else {
-		stored.Retain()
+	t.pending.decoded += batch.NumRows()
+	t.pending.raw.Edits = append(t.pending.raw.Edits, v.edits...)
+	t.count("rows.late", int64(v.Late))
+	t.count("rows.clock_suspect", int64(v.Suspect))
+	t.count("rows.historical", int64(v.Historical))
+	t.count("rows.duplicate", int64(v.Duplicates))
+	if t.muted {
+		releaseAll(stored)
+		return nil
 	}
-	t.keep(Telemetry, stored)
+	t.metrics.judged(v.Verdict)
+	for _, rows := range stored {
+		t.hash.add(rows)
+		t.pending.raw.Rows += rows.NumRows()
+		t.keep(Telemetry, rows)
+	}
 	t.status.read(t.part.ID(), batch)
+	t.status.found(t.part.ID(), t.flow.clock.Findings())
 	return nil
 }
 
-// flagLate returns batch with FlagLate set in the given rows.
-func (t *task) flagLate(batch arrow.Record, rows []int) arrow.Record {
-	marked := slices.Clone(batch.Column(schemas.ColFlags).(*array.Uint32).Uint32Values())
-	for _, i := range rows {
-		marked[i] |= uint32(schemas.FlagLate)
+// count adds to a counter of the ledger.
+func (t *task) count(reason string, n int64) {
+	if n > 0 && !t.muted {
+		t.pending.counters[reason] += n
 	}
-	b := array.NewUint32Builder(t.alloc)
-	defer b.Release()
-	b.AppendValues(marked, nil)
-	flags := b.NewArray()
-	defer flags.Release()
-	cols := slices.Clone(batch.Columns())
-	cols[schemas.ColFlags] = flags
-	return array.NewRecord(batch.Schema(), cols, batch.NumRows())
+}
+
+// Drop implements Drops: what a step takes no further is counted for the ledger as well.
+func (t *task) Drop(step, reason string, rows int) {
+	if t.muted {
+		return
+	}
+	t.count("step."+step+"."+reason, int64(rows))
+	t.metrics.Drop(step, reason, rows)
+}
+
+// DropAsset implements AssetDrops.
+func (t *task) DropAsset(partition int32, asset, reason string, rows int) {
+	if !t.muted {
+		t.status.DropAsset(partition, asset, reason, rows)
+	}
 }
 
 // keep holds a batch for the next barrier. It takes the caller's reference.
 func (t *task) keep(table Table, batch arrow.Record) {
-	if batch.NumRows() == 0 {
+	if batch.NumRows() == 0 || t.muted {
 		batch.Release()
 		return
 	}
 	t.pending.tables[table] = append(t.pending.tables[table], batch)
 	t.pending.rows += batch.NumRows()
-	t.waiting(batch.NumRows())
+	inserts := 0
+	if table == Telemetry {
+		inserts = t.months.add(batch.Column(schemas.ColTS).(*array.Timestamp).TimestampValues())
+	}
+	t.pending.inserts += inserts
+	t.waiting(int(batch.NumRows()), inserts)
+}
+
+// lane is where a chain's outputs go.
+type lane struct {
+	*task
+	open bool // events leave the task
 }
 
 // rows implements chainOutput: what the last step gives goes to the table predictions.
-func (t *task) rows(_ context.Context, batch arrow.Record) error {
-	t.status.scored(t.part.ID(), batch)
-	t.keep(Predictions, batch)
+func (l lane) rows(_ context.Context, batch arrow.Record) error {
+	if !l.muted {
+		l.status.scored(l.part.ID(), batch)
+	}
+	l.keep(Predictions, batch)
 	return nil
 }
 
 // events implements chainOutput. An event is published at once: an operator need not wait for the table.
-func (t *task) events(ctx context.Context, batch arrow.Record) error {
-	t.metrics.events(batch.NumRows())
-	err := t.publish.PublishEvents(ctx, batch)
-	t.keep(EventsTable, batch)
+func (l lane) events(ctx context.Context, batch arrow.Record) error {
+	switch {
+	case l.muted:
+		batch.Release()
+		return nil
+	case !l.open:
+		l.count("events.historical", batch.NumRows())
+		batch.Release()
+		return nil
+	}
+	l.metrics.events(batch.NumRows())
+	err := l.publish.PublishEvents(ctx, batch)
+	l.keep(EventsTable, batch)
 	return err
+}
+
+// late implements chainOutput: rows that came too late for any result leave by their topic.
+func (l lane) late(ctx context.Context, batch arrow.Record) error {
+	if l.muted || batch.NumRows() == 0 {
+		batch.Release()
+		return nil
+	}
+	l.count("late.published", batch.NumRows())
+	l.pending.late = append(l.pending.late, batch)
+	return l.publish.PublishLate(ctx, batch)
+}
+
+// months counts the months that rows fall into: the store has a partition, hence an INSERT, for each.
+type months struct {
+	seen        map[int]struct{}
+	first, last int64 // ns of the month looked at last, both inclusive
+}
+
+func (m *months) reset() { m.seen, m.first, m.last = nil, 0, -1 }
+
+// add returns how many months are new.
+func (m *months) add(times []arrow.Timestamp) int {
+	added := 0
+	for _, ts := range times {
+		if m.seen != nil && int64(ts) >= m.first && int64(ts) <= m.last {
+			continue
+		}
+		at := time.Unix(0, int64(ts)).UTC()
+		begin := time.Date(at.Year(), at.Month(), 1, 0, 0, 0, 0, time.UTC)
+		m.first, m.last = begin.UnixNano(), begin.AddDate(0, 1, 0).UnixNano()-1
+		if m.seen == nil {
+			m.seen = map[int]struct{}{}
+		}
+		key := at.Year()*12 + int(at.Month())
+		if _, ok := m.seen[key]; !ok {
+			m.seen[key] = struct{}{}
+			added++
+		}
+	}
+	return added
 }

@@ -247,6 +247,7 @@ func (d *demo) runPhase(ctx context.Context, preloaded int64, produce func(conte
 	if err != nil {
 		return r, err
 	}
+	f.State.Store = "file://" + filepath.ToSlash(filepath.Join(d.options.servers.data, "state"))
 	plan, err := d.plan(f, d.file)
 	if err != nil {
 		return r, err
@@ -260,7 +261,7 @@ func (d *demo) runPhase(ctx context.Context, preloaded int64, produce func(conte
 		}
 		return source, err
 	}
-	engine := pipeline.New(plan, pipeline.Env{Log: d.log, Alloc: d.Alloc})
+	engine := pipeline.New(plan, pipeline.Env{Log: d.log, Alloc: d.Alloc, Local: d.options.servers.data})
 	before := time.Now()
 	group, ctx2 := errgroup.WithContext(ctx)
 	group.Go(func() error {

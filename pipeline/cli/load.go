@@ -2,11 +2,15 @@ package cli
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
+	"github.com/tailrace/tailrace/connectors/blob"
 	"github.com/tailrace/tailrace/connectors/file"
 	"github.com/tailrace/tailrace/deploy/native"
 	"github.com/tailrace/tailrace/operators/ort"
@@ -14,6 +18,7 @@ import (
 	"github.com/tailrace/tailrace/operators/train"
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/pipeline/spec"
+	"github.com/tailrace/tailrace/pipeline/state"
 )
 
 // trainSection is the section train of a pipeline file.
@@ -66,17 +71,63 @@ func (e *env) plan(f *spec.File, path string) (pipeline.Plan, error) {
 	}
 	p := pipeline.Plan{
 		ID: f.ID, Dir: dir, Scorers: e.Components.Scorers,
-		Watermark: f.Watermark, Checkpoint: f.Checkpoint, Limits: f.Limits,
+		Watermark: f.Watermark, Checkpoint: f.Checkpoint, State: f.State, Limits: f.Limits,
 	}
 	var faults []error
+	if p.Store, err = e.openStore(f.State); err != nil {
+		faults = append(faults, err)
+	}
 	p.Source = makePart(&faults, e.Components.Sources, f.Source.Kind, f.Source.Config)
 	p.Decoder = makePart(&faults, e.Components.Formats, f.Source.Format.Kind, f.Source.Format.Config)
 	p.Sink = makePart(&faults, e.Components.Sinks, f.Sink.Kind, f.Sink.Config)
 	p.Publisher = makePart(&faults, e.Components.Publishers, f.Publisher.Kind, f.Publisher.Config)
+	before := ""
 	for _, s := range f.Steps {
-		p.Steps = append(p.Steps, pipeline.Step{Name: s.Name, New: makePart(&faults, e.Components.Operators, s.Kind, s.Config)})
+		fingerprint, err := fingerprint(before, s)
+		if err != nil {
+			faults = append(faults, err)
+		}
+		before = fingerprint
+		p.Steps = append(p.Steps, pipeline.Step{
+			Name: s.Name, New: makePart(&faults, e.Components.Operators, s.Kind, s.Config), Fingerprint: fingerprint,
+		})
 	}
 	return p, errors.Join(faults...)
+}
+
+// fingerprint stands for what a step makes of its input: its kind and its config, on top of those of the steps before it.
+func fingerprint(before string, s spec.Step) (string, error) {
+	config, err := json.Marshal(s.Config)
+	if err != nil {
+		return "", fmt.Errorf("step %q: config as JSON: %w", s.Name, err)
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s", before, s.Kind, config))
+	return hex.EncodeToString(sum[:8]), nil
+}
+
+// openStore returns the store of blobs that the file names.
+func (e *env) openStore(c pipeline.StateConfig) (state.Store, error) {
+	if c.Store != "" {
+		return blob.Open(c.Store)
+	}
+	home, err := stateHome()
+	if err != nil {
+		return nil, err
+	}
+	return blob.Open("file://" + filepath.ToSlash(filepath.Join(home, "state")))
+}
+
+// stateHome is the folder of what this machine's processes keep between runs.
+func stateHome() (string, error) {
+	dir := os.Getenv("XDG_STATE_HOME")
+	if dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("%w: state.store: want a URL, or a home folder for the default: %w", errStart, err)
+		}
+		dir = filepath.Join(home, ".local", "state")
+	}
+	return filepath.Abs(filepath.Join(dir, "tailrace"))
 }
 
 // fetchRuntime fetches ONNX Runtime, with its progress, if a step of the file will want it: binding a step must not. In a

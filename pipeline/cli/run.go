@@ -5,23 +5,43 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/pipeline/failpoint"
 )
 
 func (e *env) runCommand() *cobra.Command {
-	return &cobra.Command{
+	var adopt bool
+	cmd := &cobra.Command{
 		Use:   "run FILE",
 		Short: "Run a pipeline until it is told to stop",
 		Long: "Run a pipeline until Ctrl+C or SIGTERM. It then stores and commits what it has read and exits with 0; a\n" +
 			"second signal ends it at once.",
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return e.run(cmd.Context(), args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error { return e.run(cmd.Context(), args[0], adopt) },
 	}
+	cmd.Flags().BoolVar(&adopt, "adopt", false,
+		"go on where the pipeline would stop: from offsets that another program committed, at the beginning of a topic that was\n"+
+			"made anew, or behind offsets that retention deleted")
+	return cmd
 }
 
-func (e *env) run(ctx context.Context, path string) error {
+// lend is what an engine gets from the program.
+func (e *env) lend() (pipeline.Env, error) {
+	home, err := stateHome()
+	if err != nil {
+		return pipeline.Env{}, err
+	}
+	fail, err := failpoint.Parse(os.Getenv(failpoint.Env))
+	if err != nil {
+		return pipeline.Env{}, fmt.Errorf("%w: %w", errStart, err)
+	}
+	return pipeline.Env{Log: e.log, Alloc: e.Alloc, Local: home, Fail: fail}, nil
+}
+
+func (e *env) run(ctx context.Context, path string, adopt bool) error {
 	f, err := e.load(path)
 	if err != nil {
 		return err
@@ -30,6 +50,7 @@ func (e *env) run(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
+	plan.Adopt = adopt
 	if err := e.fetchRuntime(ctx, f); err != nil {
 		return stopped(ctx, err)
 	}

@@ -21,7 +21,10 @@ const tracingFlush = 500 * time.Millisecond
 // (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT and their kin, OTLP over HTTP). Without one there are no
 // spans, and they cost nothing.
 func (e *env) traced(ctx context.Context, f func(pipeline.Env) error) (err error) {
-	lent := pipeline.Env{Log: e.log, Alloc: e.Alloc}
+	lent, err := e.lend()
+	if err != nil {
+		return err
+	}
 	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" {
 		return f(lent)
 	}

@@ -29,6 +29,7 @@ type File struct {
 
 	Watermark  pipeline.WatermarkConfig
 	Checkpoint pipeline.CheckpointConfig
+	State      pipeline.StateConfig
 	Limits     pipeline.LimitsConfig
 	HTTP       pipeline.HTTPConfig
 
@@ -93,6 +94,7 @@ func Parse(name string, text []byte, c pipeline.Components, sections map[string]
 	}
 	file := &File{
 		Version: Version, Watermark: pipeline.DefaultWatermark(), Checkpoint: pipeline.DefaultCheckpoint(),
+		State:  pipeline.DefaultState(),
 		Limits: pipeline.DefaultLimits(), HTTP: pipeline.DefaultHTTP(), Sections: map[string]any{},
 		places: map[string]Position{},
 	}
@@ -130,7 +132,7 @@ func (r *reader) version(root *node) bool {
 // engineSections are the configs of the engine itself, by key.
 func (f *File) engineSections() map[string]any {
 	return map[string]any{
-		"watermark": &f.Watermark, "checkpoint": &f.Checkpoint, "limits": &f.Limits, "http": &f.HTTP,
+		"watermark": &f.Watermark, "checkpoint": &f.Checkpoint, "state": &f.State, "limits": &f.Limits, "http": &f.HTTP,
 	}
 }
 
