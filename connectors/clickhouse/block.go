@@ -24,6 +24,9 @@ func (p piece) rows() int { return p.to - p.from }
 // column is the data of column i, whole: its rows are at data.Offset()+from and on.
 func (p piece) column(i int) arrow.ArrayData { return p.rec.Column(i).Data() }
 
+// time is the time in the first row of column i, ns.
+func (p piece) time(i int) int64 { return values[int64](p.column(i), p.from, p.from+1)[0] }
+
 // cut is a block before it is sent: pieces of one month, in order.
 type cut struct {
 	month  int // as ClickHouse's toYYYYMM

@@ -157,34 +157,45 @@ func (s schema) mend(ctx context.Context, conn Conn) (mended []string, err error
 	return mended, nil
 }
 
-// dependents walks the materialized views that inserts into our tables feed, and the views of those. fed are the tables that
-// have such views; faults names what would double a block that is sent again.
-func (s schema) dependents(ctx context.Context, conn Conn) (fed map[pipeline.Table]bool, faults []string, err error) {
+// surroundings are what others have set up around our tables.
+type surroundings struct {
+	fed    map[pipeline.Table]bool   // has materialized views that an insert feeds and that sending a block again mends
+	ttls   map[pipeline.Table]string // when a row is dropped, in SQL
+	faults []string                  // what would double a block that is sent again
+}
+
+var deleteTTL = regexp.MustCompile(` TTL ([^,]+?)(?: SETTINGS .*)?$`)
+
+// look walks the materialized views that inserts into our tables feed, and the views of those.
+func (s schema) look(ctx context.Context, conn Conn) (surroundings, error) {
+	found := surroundings{fed: map[pipeline.Table]bool{}, ttls: map[pipeline.Table]string{}}
 	defaults, err := windowDefaults(ctx, conn)
 	if err != nil {
-		return nil, nil, err
+		return found, err
 	}
-	fed = map[pipeline.Table]bool{}
 	for _, t := range tables() {
 		own := named{s.config.Database, string(t.name())}
 		r, err := lookAt(ctx, conn, own)
 		if err != nil {
-			return nil, nil, err
+			return found, err
 		}
 		if r == nil {
 			continue
 		}
-		fed[t.name()] = len(r.views) > 0 && r.plain()
+		found.fed[t.name()] = len(r.views) > 0 && r.plain()
+		if m := deleteTTL.FindStringSubmatch(r.full); m != nil {
+			found.ttls[t.name()] = m[1]
+		}
 		seen := map[named]bool{own: true}
 		list, err := followViews(ctx, conn, r, seen, defaults)
 		if err != nil {
-			return nil, nil, err
+			return found, err
 		}
 		for _, fault := range list {
-			faults = append(faults, fmt.Sprintf("table %s: %s", t.name(), fault))
+			found.faults = append(found.faults, fmt.Sprintf("table %s: %s", t.name(), fault))
 		}
 	}
-	return fed, faults, nil
+	return found, nil
 }
 
 func followViews(ctx context.Context, conn Conn, from *relation, seen map[named]bool, defaults map[string]uint64) (faults []string, err error) {
@@ -294,15 +305,15 @@ func (s *Sink) checkDependents(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	fed, faults, err := schema{s.config}.dependents(ctx, conn)
+	found, err := schema{s.config}.look(ctx, conn)
 	if err != nil {
 		return fmt.Errorf("%s: system.tables: %w", s.config, err)
 	}
-	s.views = fed
-	if len(faults) > 0 && s.config.Dependents == DependentsRefuse {
-		return fmt.Errorf("%w: %s: %s (set their windows, or dependents: warn)", pipeline.ErrConfig, s.config, strings.Join(faults, "; "))
+	s.views, s.ttls = found.fed, found.ttls
+	if len(found.faults) > 0 && s.config.Dependents == DependentsRefuse {
+		return fmt.Errorf("%w: %s: %s (set their windows, or dependents: warn)", pipeline.ErrConfig, s.config, strings.Join(found.faults, "; "))
 	}
-	for _, fault := range faults {
+	for _, fault := range found.faults {
 		s.log.Warn("a materialized view would double rows", "address", s.config.Address, "fault", fault)
 	}
 	return nil

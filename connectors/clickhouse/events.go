@@ -96,8 +96,24 @@ func (t *eventTable) row(n node) pipeline.RefusedRow {
 
 // witness goes by asset and event: event_ts, between them in the order key, is of no help where an asset has few events.
 func (t *eventTable) witness() string {
-	r := &t.loaded[0]
+	r := t.last()
 	return equalText("asset", []byte(r.Asset)) + " AND " + equalText("event_id", []byte(r.EventID))
+}
+
+func (t *eventTable) newest() string {
+	r := t.last()
+	return fmt.Sprintf("SELECT %s AS event_ts, %s AS detected_ts", timeText(nanos(r.EventTS)), timeText(nanos(r.DetectedTS)))
+}
+
+// last is the row of the loaded block that was detected last; of equals the first.
+func (t *eventTable) last() *eventRow {
+	last := &t.loaded[0]
+	for i := range t.loaded {
+		if t.loaded[i].DetectedTS.After(last.DetectedTS) {
+			last = &t.loaded[i]
+		}
+	}
+	return last
 }
 
 // fill appends one value of each row to c.

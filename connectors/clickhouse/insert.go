@@ -39,6 +39,13 @@ func (s *Sink) insert(ctx context.Context, t table, b *block, look bool, settled
 		}
 		b.bytes = encoded
 		if err == nil { // acknowledged, yet not there
+			var expired bool
+			if expired, err = s.expired(ctx, t); expired {
+				s.counters.count("blocks_expired", 1)
+				return nil
+			}
+		}
+		if err == nil {
 			if attempt++; attempt == attemptsMax {
 				return fmt.Errorf("%w: acknowledged under %d tokens, yet there is no row of it: rows that TTL, a policy or somebody deletes?",
 					errAbsent, attempt)
@@ -62,6 +69,24 @@ func (s *Sink) insert(ctx context.Context, t table, b *block, look bool, settled
 			return err
 		}
 	}
+}
+
+// expired says whether the table's TTL takes every row of the loaded block: what arrived so long ago is dropped at the door,
+// acknowledged all the same.
+func (s *Sink) expired(ctx context.Context, t table) (bool, error) {
+	ttl := s.ttls[t.name()]
+	if ttl == "" {
+		return false, nil
+	}
+	var past proto.ColUInt8
+	err := s.do(ctx, ch.Query{
+		Body:   fmt.Sprintf("SELECT toUInt8(%s <= now()) AS past FROM (%s)", ttl, t.newest()),
+		Result: proto.Results{{Name: "past", Data: &past}},
+	})
+	if _, answered := codeOf(err); answered {
+		return false, nil // a TTL over other columns
+	}
+	return err == nil && len(past) > 0 && past[0] == 1, err
 }
 
 // errAbsent is a block that the server acknowledges and does not keep.

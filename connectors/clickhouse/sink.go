@@ -25,6 +25,7 @@ type Sink struct {
 	cause  string // of the closed door that the log tells of
 
 	views    map[pipeline.Table]bool   // has dependents that an insert feeds, as Open saw them
+	ttls     map[pipeline.Table]string // after which a table drops rows, in SQL, as Open saw it
 	refusing map[pipeline.Table]string // what the views of a table say against its blocks, as the log tells
 
 	counters counters
@@ -45,7 +46,7 @@ func New(c Config, s pipeline.Settings) (*Sink, error) {
 	return &Sink{
 		config: c, pipeline: s.Pipeline, log: log,
 		tables: tables(), pace: newPacer(c.InsertsPerSecond),
-		views: map[pipeline.Table]bool{}, refusing: map[pipeline.Table]string{}, counters: newCounters(),
+		views: map[pipeline.Table]bool{}, ttls: map[pipeline.Table]string{}, refusing: map[pipeline.Table]string{}, counters: newCounters(),
 	}, nil
 }
 

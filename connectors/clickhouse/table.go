@@ -29,9 +29,12 @@ type table interface {
 	span() (column string, first, last int64)
 	// row is the first row of n, in a record that the receiver owns, and where it came from.
 	row(n node) pipeline.RefusedRow
-	// witness is the SQL condition that finds the first row of the loaded block by the table's order key. A block is one
-	// part, so that one row stands for all, and looking for it costs the same whatever the table has grown to.
+	// witness is the SQL condition that finds one row of the loaded block by the table's order key. A block is one part, so
+	// that one row stands for all, and looking for it costs the same whatever the table has grown to. It is the row that
+	// arrived last, which TTL takes last.
 	witness() string
+	// newest is a SELECT of one row, with the time columns of the table as they are in the witness.
+	newest() string
 	release()
 }
 
@@ -45,6 +48,7 @@ type columnar struct {
 	table   pipeline.Table
 	schema  *arrow.Schema
 	ts      int   // column of the record
+	arrived int   // column of the record: ts_ingest
 	names   []int // columns of the record before ts in the table's order key, all dictionaries
 	columns proto.Input
 	cuts    []cut
@@ -56,7 +60,7 @@ func (t *columnar) input() proto.Input   { return t.columns }
 func (t *columnar) release()             { t.cuts, t.block = nil, block{} }
 
 func (t *columnar) witness() string {
-	p := t.block.pieces[0]
+	p := t.last()
 	var key strings.Builder
 	for _, i := range t.names {
 		d := p.column(i)
@@ -66,8 +70,28 @@ func (t *columnar) witness() string {
 		}
 		key.WriteString(equalText(t.schema.Field(i).Name, name) + " AND ")
 	}
-	us := floorMicros(values[int64](p.column(t.ts), p.from, p.from+1)[0])
-	return fmt.Sprintf("%s%s = fromUnixTimestamp64Micro(toInt64(%d), 'UTC')", key.String(), t.schema.Field(t.ts).Name, us)
+	return fmt.Sprintf("%s%s = %s", key.String(), t.schema.Field(t.ts).Name, timeText(p.time(t.ts)))
+}
+
+func (t *columnar) newest() string {
+	p := t.last()
+	return fmt.Sprintf("SELECT %s AS %s, %s AS %s", timeText(p.time(t.ts)), t.schema.Field(t.ts).Name,
+		timeText(p.time(t.arrived)), t.schema.Field(t.arrived).Name)
+}
+
+// last is the row of the loaded block that arrived last; of equals the first.
+func (t *columnar) last() piece {
+	var last piece
+	newest := int64(math.MinInt64)
+	for k, p := range t.block.pieces {
+		for i, ns := range values[int64](p.column(t.arrived), p.from, p.to) {
+			if ns > newest || k == 0 && i == 0 {
+				newest, last = ns, p
+				last.from, last.to = p.from+i, p.from+i+1
+			}
+		}
+	}
+	return last
 }
 
 // equalText is a condition on a text column. Names come from the plant and are hostile: hex needs no escaping.
@@ -131,8 +155,8 @@ const (
 	numbers  proto.ColumnType = "Map(LowCardinality(String), Float32)"
 )
 
-func newColumnar(name pipeline.Table, schema *arrow.Schema, names []int, ts int, definitions []definition) *columnar {
-	t := &columnar{table: name, schema: schema, names: names, ts: ts}
+func newColumnar(name pipeline.Table, schema *arrow.Schema, names []int, ts, arrived int, definitions []definition) *columnar {
+	t := &columnar{table: name, schema: schema, names: names, ts: ts, arrived: arrived}
 	for _, d := range append(definitions, lineage()...) {
 		t.columns = append(t.columns, proto.InputColumn{
 			Name: d.name, Data: &column{name: d.name, kind: d.kind, enc: d.enc, block: &t.block},
@@ -143,7 +167,7 @@ func newColumnar(name pipeline.Table, schema *arrow.Schema, names []int, ts int,
 
 func newTelemetry() *columnar {
 	names := []int{schemas.ColAsset, schemas.ColTag}
-	return newColumnar(pipeline.Telemetry, schemas.Telemetry(), names, schemas.ColTS, []definition{
+	return newColumnar(pipeline.Telemetry, schemas.Telemetry(), names, schemas.ColTS, schemas.ColTSIngest, []definition{
 		{"ts", time6, micros{schemas.ColTS}},
 		{"ts_ingest", time3, millis{schemas.ColTSIngest}},
 		{"ts_kind", "UInt8", fixed{schemas.ColTSKind, 1}},
@@ -168,7 +192,7 @@ func newTelemetry() *columnar {
 
 func newPredictions() *columnar {
 	names := []int{schemas.PredAsset, schemas.PredModel, schemas.PredModelVersion}
-	return newColumnar(pipeline.Predictions, schemas.Predictions(), names, schemas.PredTS, []definition{
+	return newColumnar(pipeline.Predictions, schemas.Predictions(), names, schemas.PredTS, schemas.PredTSIngest, []definition{
 		{"asset", lowText, &lowCardinality{col: schemas.PredAsset}},
 		{"window_start", time6, micros{schemas.PredWindowStart}},
 		{"window_end", time6, micros{schemas.PredWindowEnd}},

@@ -7,12 +7,13 @@ ALTER TABLE predictions
 ALTER TABLE anomaly_events
     ADD INDEX IF NOT EXISTS checkpoint (run, seq) TYPE minmax GRANULARITY 1;
 
--- The newest word on each window, by the key of a window: a late row may move ts. It does not lean on merges.
+-- The newest word on each window. It does not lean on merges. ts follows from window_end; it is in the key so that a
+-- condition on it reads no more than its months.
 CREATE OR REPLACE VIEW predictions_latest AS
 SELECT *
 FROM predictions
-ORDER BY asset, model, model_version, window_start, window_end, revision DESC
-LIMIT 1 BY asset, model, model_version, window_start, window_end;
+ORDER BY asset, model, model_version, ts, window_start, window_end, revision DESC
+LIMIT 1 BY asset, model, model_version, ts, window_start, window_end;
 
 -- The ledger: one row for each partition of a settled checkpoint. Offsets [from, to) of the partition gave messages data
 -- messages; rows says what was stored of them by table, counters where the rest went, by reason.
