@@ -176,6 +176,11 @@ func DefaultPublisherConfig() PublisherConfig {
 	}
 }
 
+// Access is how the brokers are reached. Relative paths start in dir, the folder of the pipeline file.
+func (c *PublisherConfig) Access(dir string) Access {
+	return Access{Brokers: c.Brokers, TLS: c.TLS.In(dir), SASL: c.SASL.in(dir)}
+}
+
 // Validate gives every fault.
 func (c *PublisherConfig) Validate() []pipeline.Fault {
 	faults := append(validBrokers(c.Brokers), validDoors(c.TLS, c.SASL)...)

@@ -257,8 +257,8 @@ var ErrNotReplayable = errors.New("can't be sent back")
 // wraps [ErrNotReplayable]; a topic or partition that is gone one that wraps pipeline.ErrConfig. What is transient is retried
 // until ctx ends.
 func (d *DeadLetters) Replay(ctx context.Context, l *Letter) (offset int64, err error) {
-	if reason := l.lacking(); reason != "" {
-		return 0, fmt.Errorf("kafka: dead letter %s: %w: %s", l.place(), ErrNotReplayable, reason)
+	if err := l.Replayable(); err != nil {
+		return 0, err
 	}
 	to, ok := d.sent[l.SrcTopic]
 	if !ok {
@@ -291,6 +291,14 @@ func (d *DeadLetters) Replay(ctx context.Context, l *Letter) (offset int64, err 
 		return 0, fmt.Errorf("kafka: dead letter %s: %w", l.place(), err)
 	}
 	return end - 1, nil
+}
+
+// Replayable is nil if the letter holds its message, else an error that wraps [ErrNotReplayable] and says what is missing.
+func (l *Letter) Replayable() error {
+	if reason := l.lacking(); reason != "" {
+		return fmt.Errorf("kafka: dead letter %s: %w: %s", l.place(), ErrNotReplayable, reason)
+	}
+	return nil
 }
 
 // place is what schemas.HeaderReplayedFrom says.
