@@ -142,6 +142,7 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	if err := e.plan.Store.Open(ctx); err != nil {
 		return ended(ctx, fmt.Errorf("%w: state.store: %w", ErrConfig, err))
 	}
+	defer func() { err = errors.Join(err, e.plan.Store.Close()) }()
 	e.status.stage(stageSink)
 	if err := e.sink.Open(ctx); err != nil {
 		return ended(ctx, err)

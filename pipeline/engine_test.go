@@ -90,6 +90,12 @@ func TestFullBudgetPausesReading(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
 	waitFor(t, func() bool { return e.metrics.ofBudget(func(b *budget) int64 { return b.waited.Load() }) > 0 })
+	waitFor(t, func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		meta, err := state.ParseMeta(w.commits[0].Metadata)
+		return err == nil && meta.Open
+	})
 	w.mu.Lock()
 	reads := w.reads
 	w.mu.Unlock()

@@ -81,6 +81,8 @@ func (c *Clock) Findings() []Finding {
 			})
 		}
 	}
-	slices.SortFunc(list, func(a, b Finding) int { return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Kind, b.Kind)) })
+	slices.SortFunc(list, func(a, b Finding) int { // a src and an asset may have the same name
+		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Since, b.Since), cmp.Compare(a.Rows, b.Rows))
+	})
 	return list
 }

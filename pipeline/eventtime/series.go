@@ -71,24 +71,28 @@ func (s *series) repeats(asset, tag int32, ts, horizon int64) bool {
 	return twice
 }
 
-// makeRoom forgets what is behind the horizon, the oldest quarter if that is all in front of it and too much, and makes
-// room for as many times more as there are, so that its cost is spread over as many rows.
+// makeRoom forgets what is behind the horizon, and the oldest quarter if too much is in front of it. If that leaves more than
+// half of the room taken it makes more, so that its cost is spread over as many rows.
 func (p *pair) makeRoom(horizon int64, limit int) {
 	p.forget(horizon)
 	if len(p.recent) >= limit {
 		p.recent = slices.Delete(p.recent, 0, max(len(p.recent)/4, 1))
 	}
 	switch n := len(p.recent); {
-	case n > 64 && n < cap(p.recent)/8:
-		p.recent = append(make([]int64, 0, 2*n), p.recent...)
-	default:
-		p.recent = slices.Grow(p.recent, max(n, 2))
+	case 2*n > cap(p.recent) || cap(p.recent) == 0:
+		p.recent = slices.Grow(p.recent, max(n, 4))
+	case cap(p.recent) > 64 && 8*n < cap(p.recent): // after a burst
+		p.recent = append(make([]int64, 0, 2*n+4), p.recent...)
 	}
 }
 
 func (p *pair) forget(horizon int64) {
-	if n, _ := slices.BinarySearch(p.recent, horizon+1); n > 0 && horizon != none {
-		p.recent = slices.Delete(p.recent, 0, n)
+	n := 0
+	for n < len(p.recent) && p.recent[n] <= horizon {
+		n++
+	}
+	if n > 0 {
+		p.recent = p.recent[:copy(p.recent, p.recent[n:])]
 	}
 }
 

@@ -1,0 +1,89 @@
+package eventtime
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/memory"
+	"github.com/tailrace/tailrace/pipeline/state"
+	"github.com/tailrace/tailrace/schemas"
+)
+
+// plant makes batches of 8192 rows: devices in turn give all their tags each second, in order.
+func plant(b *schemas.TelemetryBuilder, devices, tags, batches int) []arrow.Record {
+	asset, tag := make([][]byte, devices), make([][]byte, tags)
+	for i := range asset {
+		asset[i] = fmt.Appendf(nil, "plant/line/device%d", i)
+	}
+	for i := range tag {
+		tag[i] = fmt.Appendf(nil, "tag%d", i)
+	}
+	var out []arrow.Record
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()
+	for n := range batches * 8192 {
+		second := start + int64(n/(devices*tags))*int64(time.Second)
+		at := n % (devices * tags)
+		ts := second + int64(at/tags)*int64(time.Second)/int64(devices)
+		b.Append(&schemas.Row{TS: ts, Asset: asset[at/tags], Tag: tag[at%tags]}, int64(n), ts+int64(time.Millisecond))
+		if b.Len() == 8192 {
+			out = append(out, b.NewRecord())
+		}
+	}
+	return out
+}
+
+func benchConfig() Config {
+	return Config{Step: time.Second, IdleTimeout: 30 * time.Second, MaxSkew: 5 * time.Minute, LateAfter: time.Hour, MaxDevices: 100_000}
+}
+
+// BenchmarkJudge judges rows that are all in order.
+func BenchmarkJudge(b *testing.B) {
+	for _, size := range []struct{ devices, tags int }{{1, 50}, {100, 50}, {1000, 50}, {1000, 1}, {100_000, 1}, {100_000, 5}} {
+		b.Run(fmt.Sprintf("devices=%d/tags=%d", size.devices, size.tags), func(b *testing.B) {
+			builder := schemas.NewTelemetryBuilder(memory.DefaultAllocator, "telemetry", 0)
+			defer builder.Release()
+			batches := plant(builder, size.devices, size.tags, max(4*size.devices*size.tags/8192, 128))
+			// The first quarter fills the tables and is not measured, as often as the batches have to begin anew.
+			var c *Clock
+			at := len(batches)
+			for b.Loop() {
+				if at == len(batches) {
+					b.StopTimer()
+					c = New(benchConfig(), memory.DefaultAllocator)
+					for at = 0; at < len(batches)/4; at++ {
+						c.Judge(batches[at])
+					}
+					b.StartTimer()
+				}
+				c.Judge(batches[at])
+				at++
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/8192, "ns/row")
+		})
+	}
+}
+
+// BenchmarkSnapshot writes what changed in a second in which every device sent a row.
+func BenchmarkSnapshot(b *testing.B) {
+	for _, devices := range []int{100, 10_000, 100_000} {
+		b.Run(fmt.Sprintf("devices=%d", devices), func(b *testing.B) {
+			builder := schemas.NewTelemetryBuilder(memory.DefaultAllocator, "telemetry", 0)
+			defer builder.Release()
+			c := New(benchConfig(), memory.DefaultAllocator)
+			for _, batch := range plant(builder, devices, 1, devices/8192+1) {
+				c.Judge(batch)
+			}
+			bytes := 0
+			for b.Loop() {
+				w := state.NewWriter()
+				if err := c.Snapshot(w, true); err != nil {
+					b.Fatal(err)
+				}
+				bytes = w.Bytes()
+			}
+			b.ReportMetric(float64(bytes)/float64(devices), "B/device")
+		})
+	}
+}
