@@ -90,6 +90,8 @@ const (
 const (
 	ReasonCutStart         = "cut_start"         // the window begins before the asset's first row
 	ReasonCutEnd           = "cut_end"           // the input ended before the window did
+	ReasonMaxDuration      = "max_duration"      // the window was closed by force: neither its stop nor its gap came in time
+	ReasonWithdrawn        = "withdrawn"         // late rows gave windows with other bounds instead; this one has no rows
 	ReasonInsufficientData = "insufficient_data" // coverage is under the bundle's min_coverage
 	ReasonModelFault       = "model_fault"       // the model gave NaN or an infinite score
 )

@@ -138,7 +138,7 @@ func TestCount(t *testing.T) {
 		lastStart := int64(math.MinInt64)
 		for _, rec := range out.Rows {
 			cut := rec.Column(7).(*array.Dictionary)
-			samples := rec.Column(10).(*array.FixedSizeList)
+			samples := rec.Column(11).(*array.FixedSizeList)
 			values := samples.ListValues().(*array.Float64)
 			for i := range int(rec.NumRows()) {
 				start := int64(rec.Column(1).(*array.Timestamp).Value(i)) / int64(time.Second)
@@ -220,7 +220,7 @@ func TestFaults(t *testing.T) {
 	for _, f := range c.Validate() {
 		paths = append(paths, f.Path)
 	}
-	if want := "size kind max_assets max_state max_batch"; strings.Join(paths, " ") != want {
+	if want := "kind max_assets max_state max_batch"; strings.Join(paths, " ") != want {
 		t.Errorf("want faults at %s, got %v", want, paths)
 	}
 	c = defaults()

@@ -9,9 +9,6 @@ import (
 	"github.com/tailrace/tailrace/schemas"
 )
 
-// cuts are the dictionary of the column cut.
-var cuts = [...]string{"", schemas.ReasonCutStart, schemas.ReasonCutEnd}
-
 // windowBuilder builds records of windows.
 type windowBuilder struct {
 	schema         *arrow.Schema
@@ -35,7 +32,8 @@ func newWindowBuilder(mem memory.Allocator, schema *arrow.Schema, rows, channels
 		schema: schema, rows: rows, channels: channels,
 		asset: array.NewInt32Builder(mem), n: array.NewInt32Builder(mem), cut: array.NewInt32Builder(mem),
 		start: times(), end: times(), ts: times(), arrived: times(), coverage: array.NewFloat32Builder(mem),
-		first: array.NewInt64Builder(mem), last: array.NewInt64Builder(mem), revision: array.NewUint32Builder(mem), samples: array.NewFloat64Builder(mem),
+		first: array.NewInt64Builder(mem), last: array.NewInt64Builder(mem), revision: array.NewUint32Builder(mem),
+		samples: array.NewFloat64Builder(mem),
 		scratch: make([]float64, rows*channels), valid: make([]bool, rows*channels),
 	}
 	b.all = []array.Builder{
@@ -54,10 +52,23 @@ func (b *windowBuilder) cells() int { return b.rows * b.channels }
 // reserve makes room for the samples of n more windows at once, instead of doubling what is large already.
 func (b *windowBuilder) reserve(n int) { b.samples.Reserve(n * b.cells()) }
 
-// add adds the window of a at start.
-func (b *windowBuilder) add(id int32, s span, start int64, a *asset, cut string) {
-	end := start + s.size
-	from, to := a.search(start), a.search(end)
+// frame says where the samples of a window's rows go: with a grid by time, from the row of first on, else one after the
+// other. rows is how many the window should have, last the time of its last.
+type frame struct {
+	first, grid int64
+	rows        int
+	last        int64
+}
+
+// add adds a window of a. Of one that is withdrawn it adds the bounds alone.
+func (b *windowBuilder) add(w *output, a *asset, f frame) {
+	from, to := a.search(w.start), a.search(w.end)
+	if f.grid > 0 {
+		to = a.search(min(w.end, f.first+int64(f.rows)*f.grid))
+	}
+	if w.cut == cutWithdrawn {
+		to = from
+	}
 	held := a.rows[from:to]
 
 	arrived, first, last, coverage := int64(math.MinInt64), int64(-1), int64(-1), 0.0
@@ -70,23 +81,22 @@ func (b *windowBuilder) add(id int32, s span, start int64, a *asset, cut string)
 		last = max(last, r.last)
 		coverage += float64(r.coverage)
 	}
-	whole := lay(b.scratch, b.valid, held, a.cells[from*b.channels:to*b.channels], start, s.grid)
+	if len(held) == 0 {
+		arrived = f.last // no row arrived; a time that is in the table's range
+	}
+	whole := lay(b.scratch, b.valid, held, a.cells[from*b.channels:to*b.channels], f)
 
-	b.asset.Append(id)
-	b.start.Append(arrow.Timestamp(start))
-	b.end.Append(arrow.Timestamp(end))
-	b.ts.Append(arrow.Timestamp(end - s.grid))
+	b.asset.Append(w.asset)
+	b.start.Append(arrow.Timestamp(w.start))
+	b.end.Append(arrow.Timestamp(w.end))
+	b.ts.Append(arrow.Timestamp(f.last))
 	b.arrived.Append(arrow.Timestamp(arrived))
 	b.n.Append(int32(len(held)))
-	b.coverage.Append(float32(coverage / float64(b.rows)))
-	for i, text := range cuts {
-		if text == cut {
-			b.cut.Append(int32(i))
-		}
-	}
+	b.coverage.Append(float32(coverage / float64(f.rows)))
+	b.cut.Append(int32(w.cut))
 	b.first.Append(first)
 	b.last.Append(last)
-	b.revision.Append(0)
+	b.revision.Append(w.revision)
 	if whole {
 		b.samples.AppendValues(b.scratch, nil)
 	} else {
@@ -94,10 +104,10 @@ func (b *windowBuilder) add(id int32, s span, start int64, a *asset, cut string)
 	}
 }
 
-// lay writes the samples of rows to the places in cells that their times give, and says in valid where there is one. It
+// lay writes the samples of rows to the places in cells that the frame gives, and says in valid where there is one. It
 // reports whether all are there. cells and valid are one window, T x C; samples are the rows' own, NaN where there is
 // none.
-func lay(cells []float64, valid []bool, rows []row, samples []float64, start, grid int64) bool {
+func lay(cells []float64, valid []bool, rows []row, samples []float64, f frame) bool {
 	if len(rows) == 0 {
 		clear(valid)
 		return false
@@ -109,7 +119,10 @@ func lay(cells []float64, valid []bool, rows []row, samples []float64, start, gr
 		clear(valid)
 	}
 	for i := range rows {
-		at := int((rows[i].ts-start)/grid) * channels
+		at := i * channels
+		if f.grid > 0 {
+			at = int((rows[i].ts-f.first)/f.grid) * channels
+		}
 		for c, v := range samples[i*channels : (i+1)*channels] {
 			present := v == v // not NaN
 			if !present {
