@@ -155,13 +155,7 @@ func wrong(ours, theirs trained) []string {
 }
 
 func medianSpeed(rounds []trained) float64 {
-	var all []float64
-	for _, t := range rounds {
-		all = append(all, t.StepsPerSecond)
-	}
-	slices.Sort(all)
-	n := len(all)
-	return (all[(n-1)/2] + all[n/2]) / 2
+	return medianOf(rounds, func(t trained) float64 { return t.StepsPerSecond })
 }
 
 func trainTheirs(ctx context.Context, program string, seconds float64) (t trained, err error) {
