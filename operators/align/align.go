@@ -172,7 +172,7 @@ func (o *Operator) Process(ctx context.Context, in arrow.Record, out pipeline.Em
 				continue
 			}
 		}
-		a, s := &o.assets[id], sample{ts: ts, value: numbers[i], arrived: int64(arrived[i]), offset: offsets[i]}
+		a, s := &o.assets[id], sample{point: point{ts, numbers[i]}, arrived: int64(arrived[i]), offset: offsets[i]}
 		a.changed = true
 		a.newest = max(a.newest, ts)
 		if ts < closed {

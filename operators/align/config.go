@@ -23,7 +23,7 @@ type Config struct {
 	// Channels are the tags to take, each with the unit its values are in ("" if unknown), in the model's order. Required.
 	Channels Channels `yaml:"channels" jsonschema:"required"`
 	// MaxAssets is the most assets of one partition; samples of further ones are counted as max_assets. Default 10000:
-	// an asset costs some 80 bytes a channel.
+	// an asset costs some 64 bytes a channel.
 	MaxAssets int `yaml:"max_assets"`
 	// MaxOpenSamples is the most samples of one partition that wait for the watermark; further ones are counted as
 	// max_open_samples. As many again are kept to correct late rows with, if watermark.allowed_lateness is set. Default

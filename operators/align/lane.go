@@ -7,10 +7,15 @@ import (
 	"sort"
 )
 
+// point is a value at a time.
+type point struct {
+	ts    int64 // event time, ns
+	value float64
+}
+
 // sample is one usable value.
 type sample struct {
-	ts      int64 // event time, ns
-	value   float64
+	point
 	arrived int64 // ns
 	offset  int64
 }
@@ -27,7 +32,7 @@ type asset struct {
 
 // lane is one channel of one asset.
 type lane struct {
-	held sample // the newest that has counted; at -none before the first
+	held point // the newest that has counted; at -none before the first
 	// samples[old:head] have counted and are kept for corrections; samples[head:] wait for their row.
 	samples   []sample
 	old, head int
@@ -54,7 +59,7 @@ func newAsset(channels int) asset {
 // row takes the samples up to the row at g, writes the values to cells (NaN where there is none) and moves next on. It is
 // called for g == next only, so that at least one cell has a value. Samples that count are kept if keep.
 func (a *asset) row(t *timing, g int64, keep bool, cells []float64) wideRow {
-	r := wideRow{first: -1, last: -1}
+	r := wideRow{first: -1, last: -1, arrived: a.arrived}
 	newest, waiting := int64(-none), int64(none)
 	until := t.until(g)
 	for i := range a.lanes {
@@ -64,14 +69,13 @@ func (a *asset) row(t *timing, g int64, keep bool, cells []float64) wideRow {
 		}
 		start := l.head
 		for l.head < len(l.samples) && l.samples[l.head].ts < until {
-			a.arrived = max(a.arrived, l.samples[l.head].arrived)
 			l.head++
 		}
 		news := l.samples[start:l.head]
 		r.count(news)
 		cells[i] = t.cell(l.held, news, g)
 		if n := len(news); n > 0 {
-			l.held = news[n-1]
+			l.held = news[n-1].point
 		}
 		newest = max(newest, l.held.ts)
 		if l.head < len(l.samples) {
@@ -84,7 +88,7 @@ func (a *asset) row(t *timing, g int64, keep bool, cells []float64) wideRow {
 			l.samples, l.old, l.head = l.samples[:0], 0, 0
 		}
 	}
-	r.finish(a, cells)
+	r.coverage, a.arrived = share(cells), r.arrived
 	switch {
 	case t.alive(newest, g+t.grid):
 		a.next = g + t.grid
@@ -98,42 +102,44 @@ func (a *asset) row(t *timing, g int64, keep bool, cells []float64) wideRow {
 
 // again gives a row that is out once more, from the samples that were kept.
 func (a *asset) again(t *timing, g int64, cells []float64) wideRow {
-	r := wideRow{first: -1, last: -1, revision: a.revisions[g]}
+	r := wideRow{first: -1, last: -1, arrived: a.arrived, revision: a.revisions[g]}
 	for i := range a.lanes {
 		l := &a.lanes[i]
 		from, to := l.before(t.until(g-t.grid)), l.before(t.until(g))
-		held := sample{ts: -none}
+		held := point{ts: -none}
 		if from > l.old {
-			held = l.samples[from-1]
+			held = l.samples[from-1].point
 		}
 		news := l.samples[from:to]
 		r.count(news)
 		cells[i] = t.cell(held, news, g)
 	}
-	r.finish(a, cells)
+	r.coverage = share(cells)
 	return r
 }
 
 // count takes the samples that are new in a row.
 func (r *wideRow) count(news []sample) {
 	for i := range news {
-		if offset := news[i].offset; r.first < 0 || offset < r.first {
-			r.first = offset
+		s := &news[i]
+		r.arrived = max(r.arrived, s.arrived)
+		if r.first < 0 || s.offset < r.first {
+			r.first = s.offset
 		}
-		r.last = max(r.last, news[i].offset)
+		r.last = max(r.last, s.offset)
 	}
 	r.samples += len(news)
 }
 
-func (r *wideRow) finish(a *asset, cells []float64) {
-	held := 0
+// share returns the share of cells that have a value.
+func share(cells []float64) float32 {
+	n := 0
 	for _, v := range cells {
 		if !math.IsNaN(v) {
-			held++
+			n++
 		}
 	}
-	r.coverage = float32(float64(held) / float64(len(cells)))
-	r.arrived = a.arrived
+	return float32(float64(n) / float64(len(cells)))
 }
 
 // endAt takes the next row back if it lies beyond the row of the newest sample.
@@ -207,7 +213,7 @@ func (l *lane) merge(late []sample) {
 	}
 	l.head += len(late)
 	if newest := l.samples[l.head-1]; newest.ts > l.held.ts {
-		l.held = newest
+		l.held = newest.point
 	}
 }
 

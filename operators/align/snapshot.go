@@ -152,26 +152,29 @@ func (a *asset) encode(e *state.Encoder, place int, late []lateSample) {
 	e.Int(a.newest)
 	e.Int(a.arrived)
 	e.Uint(uint64(len(a.revisions)))
+	last := a.newest
 	for _, g := range slices.Sorted(maps.Keys(a.revisions)) {
-		e.Int(g)
+		e.Int(g - last)
 		e.Uint(uint64(a.revisions[g]))
+		last = g
 	}
 	for i := range a.lanes {
 		l := &a.lanes[i]
 		held := l.held.ts != -none
 		e.Bool(held)
-		from := sample{ts: a.newest}
 		if held {
-			from = encodeSample(e, from, l.held)
+			e.Int(a.newest - l.held.ts)
+			e.Float(l.held.value)
 		}
 		e.Uint(uint64(l.head - l.old))
 		e.Uint(uint64(len(l.samples) - l.head))
+		from := sample{point: point{ts: a.newest}}
 		for _, s := range l.samples[l.old:] {
 			from = encodeSample(e, from, s)
 		}
 	}
 	e.Uint(uint64(len(late)))
-	from := sample{ts: a.newest}
+	from := sample{point: point{ts: a.newest}}
 	for _, s := range late {
 		e.Uint(uint64(s.channel))
 		from = encodeSample(e, from, s.sample)
@@ -183,17 +186,17 @@ func (a *asset) decode(d *state.Decoder, id int32) []lateSample {
 	a.next, a.newest, a.arrived = d.Int(), d.Int(), d.Int()
 	if n := d.Len(2); n > 0 {
 		a.revisions = make(map[int64]uint32, n)
+		g := a.newest
 		for range n {
-			g := d.Int()
+			g += d.Int()
 			a.revisions[g] = uint32(d.Uint())
 		}
 	}
 	for i := range a.lanes {
 		l := &a.lanes[i]
-		from := sample{ts: a.newest}
+		from := sample{point: point{ts: a.newest}}
 		if d.Bool() {
-			from = decodeSample(d, from)
-			l.held = from
+			l.held = point{ts: a.newest - d.Int(), value: d.Float()}
 		}
 		counted := d.Len(sampleBytes)
 		waiting := d.Len(sampleBytes)
@@ -207,7 +210,7 @@ func (a *asset) decode(d *state.Decoder, id int32) []lateSample {
 		}
 	}
 	late := make([]lateSample, d.Len(1+sampleBytes))
-	from := sample{ts: a.newest}
+	from := sample{point: point{ts: a.newest}}
 	for i := range late {
 		channel := min(d.Uint(), uint64(len(a.lanes)-1)) // so that damaged bytes can't name one that is not there
 		from = decodeSample(d, from)
@@ -230,7 +233,7 @@ func encodeSample(e *state.Encoder, from, s sample) sample {
 }
 
 func decodeSample(d *state.Decoder, from sample) sample {
-	s := sample{ts: from.ts + d.Int(), value: d.Float()}
+	s := sample{point: point{ts: from.ts + d.Int(), value: d.Float()}}
 	s.arrived = s.ts + d.Int()
 	s.offset = from.offset + d.Int()
 	return s

@@ -45,12 +45,12 @@ func (t *timing) reach() int64 {
 func (t *timing) alive(ts, g int64) bool { return ts > g-t.reach() }
 
 // cell returns a channel's value in the row at g, NaN if it has none: held is its newest sample before the row's new ones.
-func (t *timing) cell(held sample, news []sample, g int64) float64 {
+func (t *timing) cell(held point, news []sample, g int64) float64 {
 	if t.mean {
 		return mean(held, news, g-t.grid, g, t.gap)
 	}
 	if n := len(news); n > 0 {
-		held = news[n-1]
+		held = news[n-1].point
 	}
 	if !t.alive(held.ts, g) {
 		return math.NaN()
@@ -61,13 +61,13 @@ func (t *timing) cell(held sample, news []sample, g int64) float64 {
 // mean returns the mean of the held value over [from, to), each value weighted by how long it holds there: from its
 // sample to the next one, at most gap. Time that no value covers has no weight; if none does, the mean is NaN. held is the
 // newest sample before from; news are those in [from, to) by time.
-func mean(held sample, news []sample, from, to, gap int64) float64 {
+func mean(held point, news []sample, from, to, gap int64) float64 {
 	m := math.NaN()
 	covered := 0.0
 	for k := -1; k < len(news); k++ {
 		s, end := held, to
 		if k >= 0 {
-			s = news[k]
+			s = news[k].point
 		}
 		if k+1 < len(news) {
 			end = news[k+1].ts
