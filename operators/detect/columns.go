@@ -18,6 +18,7 @@ var passed = map[int]string{
 	schemas.PredTS: schemas.NameTS, schemas.PredTSIngest: schemas.NameTSIngest, schemas.PredN: schemas.NameN,
 	schemas.PredCoverage: schemas.NameCoverage, schemas.PredScore: schemas.NameScore, schemas.PredReason: schemas.NameReason,
 	schemas.PredOutputs: schemas.NameOutputs, schemas.PredKFirst: schemas.NameKFirst, schemas.PredKLast: schemas.NameKLast,
+	schemas.PredRevision: schemas.NameRevision,
 }
 
 // columns are the positions of the input's columns.
@@ -69,6 +70,7 @@ type batch struct {
 	n                     []int32
 	coverage              []float32
 	first, last           []int64
+	revision              []uint32
 	scores                *array.Float32
 	contrib, expected     list[float32]
 	samples               list[float64]
@@ -102,6 +104,7 @@ func (c *columns) read(rec arrow.Record) *batch {
 		coverage:  column(schemas.PredCoverage).(*array.Float32).Float32Values(),
 		first:     column(schemas.PredKFirst).(*array.Int64).Int64Values(),
 		last:      column(schemas.PredKLast).(*array.Int64).Int64Values(),
+		revision:  column(schemas.PredRevision).(*array.Uint32).Uint32Values(),
 		scores:    column(schemas.PredScore).(*array.Float32),
 		contribOf: rec.Column(c.contrib).(*array.FixedSizeList), expectedOf: rec.Column(c.expected).(*array.FixedSizeList),
 	}
@@ -151,7 +154,6 @@ type predictions struct {
 	mem                    memory.Allocator
 	smooth, threshold      *array.Float32Builder
 	anomaly                *array.BooleanBuilder
-	revision               *array.Uint32Builder
 	backfill               *array.BooleanBuilder
 	model                  *array.Int32Builder
 	contrib                *array.MapBuilder
@@ -163,7 +165,7 @@ type predictions struct {
 func newPredictions(mem memory.Allocator, m *schemas.ModelInfo) *predictions {
 	p := &predictions{
 		mem: mem, smooth: array.NewFloat32Builder(mem), threshold: array.NewFloat32Builder(mem), anomaly: array.NewBooleanBuilder(mem),
-		revision: array.NewUint32Builder(mem), backfill: array.NewBooleanBuilder(mem), model: array.NewInt32Builder(mem),
+		backfill: array.NewBooleanBuilder(mem), model: array.NewInt32Builder(mem),
 		contrib:   array.NewMapBuilder(mem, arrow.BinaryTypes.String, arrow.PrimitiveTypes.Float32, false),
 		modelDict: oneText(mem, m.Name), versionDict: oneText(mem, m.Version),
 	}
@@ -186,7 +188,8 @@ func (p *predictions) record(in arrow.Record, c *columns) arrow.Record {
 		schemas.PredModel:        array.NewDictionaryArray(schemas.Dict, models, p.modelDict),
 		schemas.PredModelVersion: array.NewDictionaryArray(schemas.Dict, models, p.versionDict),
 		schemas.PredScoreSmooth:  p.smooth.NewArray(), schemas.PredThreshold: p.threshold.NewArray(),
-		schemas.PredIsAnomaly: p.anomaly.NewArray(), schemas.PredContrib: p.contrib.NewArray(), schemas.PredRevision: p.revision.NewArray(), schemas.PredBackfill: p.backfill.NewArray(),
+		schemas.PredIsAnomaly: p.anomaly.NewArray(), schemas.PredContrib: p.contrib.NewArray(),
+		schemas.PredBackfill: p.backfill.NewArray(),
 	}
 	all := make([]arrow.Array, len(schemas.Predictions().Fields()))
 	for i, at := range c.passed {
@@ -200,7 +203,7 @@ func (p *predictions) record(in arrow.Record, c *columns) arrow.Record {
 }
 
 func (p *predictions) release() {
-	for _, b := range []array.Builder{p.smooth, p.threshold, p.anomaly, p.revision, p.backfill, p.model, p.contrib} {
+	for _, b := range []array.Builder{p.smooth, p.threshold, p.anomaly, p.backfill, p.model, p.contrib} {
 		b.Release()
 	}
 	p.modelDict.Release()

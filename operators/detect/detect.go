@@ -11,6 +11,11 @@
 // id does not depend on when it was found. At the end of input an open event stays open: the input ended, not the
 // anomaly.
 //
+// A window that comes late, as a correction (revision over 0) or after a newer one of its asset, gives a prediction that
+// stands by itself: is_anomaly says whether its score is over the threshold, score_smooth is null, and nothing opens,
+// closes or is delayed by it. What was decided on what was known then stays decided; who wants the decisions of corrected
+// data reads it again with a bounded run.
+//
 // State: per asset some 200 bytes, and at most max_assets of them. Windows of further assets are counted as max_assets
 // and pass without events.
 package detect
@@ -28,7 +33,6 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/array"
 
 	"github.com/tailrace/tailrace/pipeline"
-	"github.com/tailrace/tailrace/pipeline/state"
 	"github.com/tailrace/tailrace/schemas"
 )
 
@@ -51,6 +55,7 @@ type Operator struct {
 type asset struct {
 	state    standing
 	evidence evidence
+	changed  bool // since the last snapshot
 }
 
 var _ pipeline.Operator = (*Operator)(nil)
@@ -131,6 +136,11 @@ func (o *Operator) Process(ctx context.Context, in arrow.Record, out pipeline.Em
 		}
 		a := &o.assets[id]
 		score := b.score(i)
+		if b.revision[i] > 0 || a.state.late(int64(b.end[i])) {
+			o.addRow(b, i, &standing{open: score > o.rule.enter}, false)
+			continue
+		}
+		a.changed = true
 		c, compared := a.state.step(&o.rule, int64(b.end[i]), score)
 		if compared && (a.state.open || a.state.rising() || c == closed) {
 			if a.state.onset == int64(b.end[i]) {
@@ -171,7 +181,6 @@ func (o *Operator) addRow(b *batch, i int, s *standing, compared bool) {
 	p.model.Append(0)
 	p.threshold.Append(float32(o.rule.enter))
 	p.anomaly.Append(s != nil && s.open)
-	p.revision.Append(0)
 	p.backfill.Append(o.settings.Backfill)
 	if compared {
 		p.smooth.Append(float32(s.smooth))
@@ -190,12 +199,6 @@ func (o *Operator) Advance(context.Context, int64, pipeline.Emitter) error { ret
 
 // Finish does nothing: an open event stays open.
 func (o *Operator) Finish(context.Context, pipeline.Emitter) error { return nil }
-
-// Snapshot writes the state by asset.
-func (o *Operator) Snapshot(*state.Writer, bool) error { return nil }
-
-// Restore takes it back.
-func (o *Operator) Restore(*state.Reader) error { return nil }
 
 // Close releases the builders.
 func (o *Operator) Close() error {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/pipeline/pipelinetest"
+	"github.com/tailrace/tailrace/pipeline/state"
 	"github.com/tailrace/tailrace/schemas"
 )
 
@@ -67,7 +68,11 @@ func fixed(threshold float64) Config {
 // run gives what an operator makes of the rows of a table.
 func run(t testing.TB, c Config, table string) *pipelinetest.Collector {
 	t.Helper()
-	settings := pipelinetest.Settings(t)
+	return runWith(t, c, pipelinetest.Settings(t), table)
+}
+
+func runWith(t testing.TB, c Config, settings pipeline.Settings, table string) *pipelinetest.Collector {
+	t.Helper()
 	o := New(c, settings)
 	t.Cleanup(func() { o.Close() })
 	schema := scored(t)
@@ -88,8 +93,8 @@ func run(t testing.TB, c Config, table string) *pipelinetest.Collector {
 	return out
 }
 
-// Scenario: The contract's checks over two assets with events, nulls and cut windows.
-// Guarantees: Cuts change nothing, nothing lent is kept, nothing leaks, errors come back.
+// Scenario: The contract's checks over two assets with events, nulls, cut windows and corrections.
+// Guarantees: Cuts and restarts change nothing, nothing lent is kept, nothing leaks, errors come back.
 func TestContract(t *testing.T) {
 	schema := scored(t)
 	pipelinetest.CheckOperator(t, pipelinetest.OperatorCheck{
@@ -102,11 +107,12 @@ func TestContract(t *testing.T) {
 		Input: func(mem memory.Allocator) []pipelinetest.Step {
 			var steps []pipelinetest.Step
 			for part := range 4 {
-				text := "asset window_end score reason contrib expected samples\n"
+				text := "asset window_end score reason contrib expected samples revision\n"
 				for i := range 5 {
 					at := part*5 + i
-					text += fmt.Sprintf("m %ds %d \"\" [0.5,%g,0.2] [1,1,1] [1,2,-,%d,-,-]\n", at, at%9, float64(at)/20, at)
-					text += fmt.Sprintf("n %ds - cut_start - - [-,-,-,-,-,-]\n", at)
+					text += fmt.Sprintf("m %ds %d \"\" [0.5,%g,0.2] [1,1,1] [1,2,-,%d,-,-] 0\n", at, at%9, float64(at)/20, at)
+					text += fmt.Sprintf("n %ds - cut_start - - [-,-,-,-,-,-] 0\n", at)
+					text += fmt.Sprintf("m %ds %d \"\" [0.5,0.2,0.2] [1,1,1] [1,2,-,%d,-,-] %d\n", at-2, 8-at%9, at, 1+i)
 				}
 				rec, err := pipelinetest.ReadTable(mem, schema, words, text)
 				if err != nil {
@@ -126,8 +132,8 @@ func TestWholeRecords(t *testing.T) {
 	out := run(t, fixed(2), "asset window_start window_end ts ts_ingest n coverage k_first k_last score contrib expected samples outputs\n"+
 		"m 1s 3s 2s 101s 2 0.75 3 8 2.5 [0.1,0.6,0.3] [1,-1,0.5] [11,23,31,12,-,32] {q=7,t2=8}\n")
 	want := "" +
-		"asset window_start window_end ts ts_ingest n coverage model model_version score reason score_smooth threshold is_anomaly outputs    contrib             revision k_first k_last\n" +
-		"m     1s           3s         2s 1m41s     2 0.75     pca   1.0.0         2.5   \"\"     2.5          2         true       {q=7,t2=8} {b=0.6,c=0.3,a=0.1} 0        3       8\n"
+		"asset window_start window_end ts ts_ingest n coverage model model_version score reason score_smooth threshold is_anomaly outputs    contrib             revision k_first k_last backfill\n" +
+		"m     1s           3s         2s 1m41s     2 0.75     pca   1.0.0         2.5   \"\"     2.5          2         true       {q=7,t2=8} {b=0.6,c=0.3,a=0.1} 0        3       8      false\n"
 	if got := pipelinetest.WriteTable(out.Rows); got != want {
 		t.Errorf("want\n%sgot\n%s", want, got)
 	}
@@ -151,6 +157,45 @@ func TestWholeRecords(t *testing.T) {
 		`"lineage":{"topic":"telemetry","partition":3,"offset_first":3,"offset_last":8}}`
 	if string(text) != wantJSON {
 		t.Errorf("want\n%s\ngot\n%s", wantJSON, text)
+	}
+}
+
+// Scenario: A window, a newer one, a correction of the first, and a first result that comes late, in a historical burst.
+// Guarantees: The revision passes; late ones have a threshold and no smoothed score; every prediction says backfill.
+func TestLateColumns(t *testing.T) {
+	settings := pipelinetest.Settings(t)
+	settings.Backfill = true
+	out := runWith(t, fixed(2), settings, "asset window_end score revision\nm 2s 1 0\nm 4s 1 0\nm 2s 3 2\nm 3s 3 0\n")
+	want := "" +
+		"window_end score score_smooth threshold is_anomaly revision backfill\n" +
+		"2s         1     1            2         false      0        true\n" +
+		"4s         1     1            2         false      0        true\n" +
+		"2s         3     -            2         true       2        true\n" +
+		"3s         3     -            2         true       0        true\n"
+	got := pipelinetest.WriteTable(out.Rows, "window_end", "score", "score_smooth", "threshold", "is_anomaly", "revision", "backfill")
+	if got != want || len(out.Events) != 0 {
+		t.Errorf("want no events and\n%sgot %d and\n%s", want, len(out.Events), got)
+	}
+}
+
+// Scenario: State of another model's channels.
+// Guarantees: It is refused with both in the message.
+func TestRestoreOtherChannels(t *testing.T) {
+	o := New(fixed(2), pipelinetest.Settings(t))
+	defer o.Close()
+	if _, err := o.Bind(scored(t)); err != nil {
+		t.Fatal(err)
+	}
+	var e state.Encoder
+	e.Uint(1)
+	e.Text("other")
+	e.Raw(nil)
+	w := state.NewWriter()
+	w.Version(stateVersion)
+	w.Put("", e.Bytes)
+	const want = "state of detect: channels: want 3 (a, b, c), as configured, got 1 (other)"
+	if err := o.Restore(state.NewReader(w)); err == nil || err.Error() != want {
+		t.Errorf("want %q, got %v", want, err)
 	}
 }
 

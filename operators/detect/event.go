@@ -116,6 +116,7 @@ func (o *Operator) event(b *batch, i int, a *asset, name string, c change) schem
 		Window: schemas.EventWindow{
 			Start: utc(int64(b.start[i])), End: utc(int64(b.end[i])), N: int(b.n[i]), Coverage: float64(b.coverage[i]),
 		},
+		Backfill: o.settings.Backfill,
 		Lineage: schemas.EventLineage{
 			Topic: o.settings.Topic, Partition: o.settings.Partition, OffsetFirst: e.first, OffsetLast: e.last,
 		},

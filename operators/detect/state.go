@@ -42,12 +42,12 @@ type standing struct {
 
 func newStanding() standing { return standing{quietTill: math.MinInt64} }
 
-// step takes the window that ends at end with its score, NaN if it has none. Windows come in order; one that is not newer
-// than the last changes nothing. compared tells whether s.smooth is this window's.
+// late tells whether a window that ends at end is not newer than the last.
+func (s *standing) late(end int64) bool { return s.started && end <= s.last }
+
+// step takes the window that ends at end, which is not late, with its score, NaN if it has none. compared tells whether
+// s.smooth is this window's.
 func (s *standing) step(r *rule, end int64, score float64) (c change, compared bool) {
-	if s.started && end <= s.last {
-		return nothing, false
-	}
 	seen := r.hop
 	if s.started {
 		seen = min(seen, since(s.last, end))

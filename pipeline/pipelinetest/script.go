@@ -231,7 +231,11 @@ func eventLine(e *schemas.Event) string {
 	}
 	line += fmt.Sprintf(" peak=%g@%s smoothed=%g threshold=%g", e.Score.Value, since(e.PeakTS.UnixNano()), e.Score.Smoothed,
 		e.Score.Threshold)
-	line += fmt.Sprintf(" offsets=%d..%d\n", e.Lineage.OffsetFirst, e.Lineage.OffsetLast)
+	line += fmt.Sprintf(" offsets=%d..%d", e.Lineage.OffsetFirst, e.Lineage.OffsetLast)
+	if e.Backfill {
+		line += " backfill"
+	}
+	line += "\n"
 	for _, c := range e.Contributions {
 		line += fmt.Sprintf("  %s share=%.4g observed=%.6g expected=%.6g unit=%s\n", c.Tag, c.Share, c.Observed, c.Expected, c.Unit)
 	}
