@@ -206,7 +206,7 @@ func (c *Clock) Judge(batch arrow.Record) Verdict {
 		if lane == History {
 			l.lastArrived, l.open = max(l.lastArrived, r.arrived), true
 		}
-		if r.arrived > c.now {
+		if r.arrived > c.now || r.arrived < c.now-c.idle {
 			c.arrive(&r)
 		}
 	}
@@ -244,12 +244,13 @@ func (c *Clock) classify(r *row, t *track) (lane Lane, suspect bool) {
 		return lane, true
 	case flagged:
 		return lane, false
-	case r.ts < t.newest-c.maxSkew:
-		c.found(r, t, ClockBack, t.newest-r.ts)
-	case t.fault:
-		c.recover(r, t)
 	}
 	w := c.lanes[Live].watermark
+	if newest := max(t.newest, w); r.ts < newest-c.maxSkew {
+		c.found(r, t, ClockBack, newest-r.ts)
+	} else if t.fault {
+		c.recover(r, t)
+	}
 	if r.ts < t.newest-c.lateAfter || w != none && r.ts < w-c.lateAfter {
 		return History, false
 	}
@@ -321,12 +322,10 @@ func (c *Clock) raise(lane Lane, watermark int64) {
 	}
 }
 
-// arrive lets the task's clock run up to a row's arrival.
+// arrive lets the task's clock run up to a row's arrival. A row that arrived too long ago leaves its device idle.
 func (c *Clock) arrive(r *row) {
-	if r.arrived > c.now {
-		c.now = r.arrived
-		c.expire()
-	}
+	c.now = max(c.now, r.arrived)
+	c.expire()
 }
 
 // expire takes devices that have become idle out of their lane's minimum.

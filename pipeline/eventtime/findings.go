@@ -9,7 +9,7 @@ import (
 // The kinds of Finding.
 const (
 	ClockAhead    = "clock_ahead"     // times ahead of arrival by more than max_skew
-	ClockBack     = "clock_back"      // times behind the device's own newest by more than max_skew, not flagged historical
+	ClockBack     = "clock_back"      // times behind the device's own newest, or the watermark, by more than max_skew, unflagged
 	BeforeMinTime = "before_min_time" // times before min_time
 	Idle          = "idle"            // the device's clock has not moved for idle_timeout
 )
@@ -82,7 +82,8 @@ func (c *Clock) Findings() []Finding {
 		}
 	}
 	slices.SortFunc(list, func(a, b Finding) int { // a src and an asset may have the same name
-		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Since, b.Since), cmp.Compare(a.Rows, b.Rows))
+		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Kind, b.Kind),
+			cmp.Compare(a.Since, b.Since), cmp.Compare(a.By, b.By), cmp.Compare(a.Rows, b.Rows))
 	})
 	return list
 }
