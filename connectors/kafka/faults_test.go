@@ -192,6 +192,37 @@ func TestLeaderMoves(t *testing.T) {
 	}
 }
 
+// Scenario: three brokers; the group's coordinator moves before each commit, leaders with it, and one broker goes for good.
+// Guarantees: no message is lost or doubled between what was committed and what is read, whichever generation commits.
+func TestCoordinatorMoves(t *testing.T) {
+	b := &fake{dir: t.TempDir(), ports: []int{0, 0, 0}}
+	b.start(t)
+	t.Cleanup(func() { b.cluster.Close() })
+	topic := makeTopic(t, b, 1, nil)
+	s := openSource(t, testConfig(b, topic))
+	g := join(t, s)
+	for i := range int64(5) {
+		numbers(t, b, topic, 1, int(i)*10, 10)
+		if i == 3 {
+			ok(t, b.cluster.RemoveNode(b.cluster.LeaderFor(topic, 0)))
+		}
+		b.cluster.RehashCoordinators()
+		b.cluster.ShufflePartitionLeaders()
+		for done := false; !done; {
+			p := only(t, g)
+			if r := readMessagesFrom(t, p, p.Start(), int((i+1)*10-p.Start())); !slices.Equal(r.values, sequence(p.Start(), (i+1)*10-p.Start())) {
+				t.Fatalf("got %v from %d", r.values, p.Start())
+			}
+			done = g.Commit(deadline(t), at(0, (i+1)*10)) == nil
+			ok(t, g.Close())
+			g = join(t, s)
+			if start := only(t, g).Start(); done && start != (i+1)*10 || start > (i+1)*10 {
+				t.Fatalf("committed %v: want to start at %d, got %d", done, (i+1)*10, start)
+			}
+		}
+	}
+}
+
 // Scenario: a broker that knows only old versions of Fetch.
 // Guarantees: an error of configuration that says which version is wanted.
 func TestOldBroker(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"github.com/tailrace/tailrace/schemas"
 	"github.com/tailrace/tailrace/schemas/formats"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"pgregory.net/rapid"
 )
 
 // Scenario: refused messages of two topics are published to three partitions of dead letters, among a message of someone
@@ -153,4 +154,57 @@ func partitionOf(t *testing.T, b broker, topic string, id int32) pipeline.Partit
 	}
 	t.Fatalf("want partition %d of %q", id, topic)
 	return nil
+}
+
+// Scenario: dead letters with any code, texts, place and headers of the message's own, also such as are named like ours.
+// Guarantees: what the publisher writes into headers is what is read back, and none of the message's own is lost or taken for ours.
+func TestLetterHeaders(t *testing.T) {
+	publisher := &Publisher{settings: pipeline.Settings{Pipeline: "p"}}
+	rapid.Check(t, func(t *rapid.T) {
+		names := rapid.SampledFrom([]string{"own", "", schemas.HeaderErrorCode, schemas.HeaderTruncated, schemas.HeaderSrcOffset})
+		letter := pipeline.DeadLetter{
+			Topic: rapid.StringN(1, 20, -1).Draw(t, "topic"), Partition: rapid.Int32Min(0).Draw(t, "partition"),
+			Stage:  rapid.SampledFrom([]string{"decode", "sink"}).Draw(t, "stage"),
+			Reject: formats.Rejectf(rapid.String().Draw(t, "code"), "%s", rapid.String().Draw(t, "reason")),
+			Message: formats.Message{
+				Offset: rapid.Int64Min(0).Draw(t, "offset"), Time: rapid.Int64Range(0, 1<<62).Draw(t, "time"),
+			},
+			Length: rapid.Int64Range(0, 1<<40).Draw(t, "length"),
+		}
+		for range rapid.IntRange(0, 5).Draw(t, "headers") {
+			letter.Message.Headers = append(letter.Message.Headers,
+				formats.Header{Key: names.Draw(t, "name"), Value: rapid.SliceOfN(rapid.Byte(), 0, 5).Draw(t, "value")})
+		}
+		var stored formats.Message
+		for _, h := range publisher.deadHeaders(&letter) {
+			stored.Headers = append(stored.Headers, formats.Header{Key: h.Key, Value: h.Value})
+		}
+		l := readLetter(4, &stored)
+		if l.Fault != "" || l.Code != letter.Reject.Code || l.Reason != letter.Reject.Reason || l.Stage != letter.Stage ||
+			l.SrcTopic != letter.Topic || l.SrcPartition != letter.Partition || l.SrcOffset != letter.Message.Offset ||
+			l.SrcTime.UnixNano() != letter.Message.Time || l.Pipeline != "p" || l.Truncated != (letter.Length > 0) || l.SrcLength != letter.Length {
+			t.Fatalf("want %+v, got %+v", letter, l)
+		}
+		if !slices.EqualFunc(l.Headers, letter.Message.Headers, func(a, b formats.Header) bool {
+			return a.Key == b.Key && bytes.Equal(a.Value, b.Value)
+		}) {
+			t.Fatalf("want the message's own headers %v, got %v", letter.Message.Headers, l.Headers)
+		}
+	})
+}
+
+// Scenario: messages in the topic of dead letters whose headers someone else wrote.
+// Guarantees: the first header that is wrong is named, and the letter is not sent back.
+func TestForeignLetters(t *testing.T) {
+	for key, value := range map[string]string{
+		schemas.HeaderSrcPartition: "99999999999", schemas.HeaderSrcOffset: "x", schemas.HeaderSrcTimestamp: "yesterday",
+		schemas.HeaderSrcLength: "1.5", schemas.HeaderSrcSHA256: "xyz",
+	} {
+		l := readLetter(0, &formats.Message{Headers: []formats.Header{
+			{Key: schemas.HeaderErrorCode, Value: []byte("bad")}, {Key: schemas.HeaderSrcTopic, Value: []byte("t")}, {Key: key, Value: []byte(value)},
+		}})
+		if !strings.Contains(l.Fault, key) || !strings.Contains(l.Fault, value) || !errors.Is(l.Replayable(), ErrNotReplayable) {
+			t.Fatalf("%s: got %q", key, l.Fault)
+		}
+	}
 }

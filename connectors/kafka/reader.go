@@ -97,5 +97,5 @@ func (p *partition) Start() int64 { return p.place.start }
 
 func (p *partition) Bounds() (first, end int64) { return p.place.first, p.place.end }
 
-// Seek sets where reading begins. It comes before the first Read.
+// StartAt sets where reading begins. It comes before the first Read.
 func (p *partition) StartAt(offset int64) { p.place.start, p.fetch.next = offset, offset }
