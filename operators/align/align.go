@@ -231,6 +231,9 @@ func (o *Operator) Advance(ctx context.Context, watermark int64, out pipeline.Em
 	if reached <= o.emitted {
 		return nil
 	}
+	if o.lateness == 0 && o.kept > 0 {
+		o.forget()
+	}
 	o.emitted = reached
 	if err := o.emit(ctx, reached, false, out); err != nil {
 		return err

@@ -84,7 +84,8 @@ func TestContract(t *testing.T) {
 	}
 }
 
-// disorder is twelve seconds of samples, a third of them up to six seconds late.
+// disorder is twelve seconds of samples, a third of them up to six seconds late, of assets that are first seen in another
+// order than that of their names, one of which is empty.
 func disorder(mem memory.Allocator) []pipelinetest.Step {
 	b := schemas.NewTelemetryBuilder(mem, "telemetry", 0)
 	defer b.Release()
@@ -98,7 +99,7 @@ func disorder(mem memory.Allocator) []pipelinetest.Step {
 				ts = (second*10 - random.Int64N(60)) * int64(time.Second/10)
 			}
 			list = append(list, in{
-				asset: fmt.Sprint("asset", random.IntN(1+int(min(second, 2)))), tag: []string{"t", "p", "x"}[random.IntN(3)],
+				asset: []string{"z", "", "a"}[random.IntN(1+int(min(second, 2)))], tag: []string{"t", "p", "x"}[random.IntN(3)],
 				ts: ts, value: random.Float64(),
 			})
 		}

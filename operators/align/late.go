@@ -3,6 +3,7 @@ package align
 import (
 	"cmp"
 	"context"
+	"math"
 	"slices"
 
 	"github.com/tailrace/tailrace/pipeline"
@@ -171,6 +172,13 @@ func (o *Operator) retain() {
 		back /= 2
 		o.horizon = o.emitted - int64(back) + reach
 		o.trim()
+	}
+}
+
+// forget drops all that was kept, which a state from before a restart may have when there is no lateness any more.
+func (o *Operator) forget() {
+	for i := range o.assets {
+		o.kept -= o.assets[i].trim(math.MaxInt64, 0)
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 
 // life is an operator under a property, with memory that is checked.
 type life struct {
-	t      *rapid.T
+	t      rapid.TB
 	c      Config
 	mem    *memory.CheckedAllocator
 	drops  *pipelinetest.Drops
@@ -33,7 +33,7 @@ type life struct {
 	late   time.Duration
 }
 
-func newLife(t *rapid.T, c Config, lateness time.Duration) *life {
+func newLife(t rapid.TB, c Config, lateness time.Duration) *life {
 	l := &life{
 		t: t, c: c, late: lateness, drops: &pipelinetest.Drops{},
 		mem: memory.NewCheckedAllocator(pipelinetest.Poison{Allocator: memory.NewGoAllocator()}),
@@ -256,4 +256,81 @@ func TestMeanAgainstDefinition(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Scenario: State of an operator with other channels, another grid and another kind of value, and one with more assets than
+// are allowed.
+// Guarantees: It is refused, and the message says all that differs, with what was wanted and what came.
+func TestRestoreMustFit(t *testing.T) {
+	settings := pipelinetest.Settings(t)
+	start := func(c Config) *Operator {
+		o := New(c, settings)
+		if _, err := o.Bind(schemas.Telemetry()); err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	c := defaults()
+	c.Grid, c.Channels = time.Second, twoChannels
+	old := start(c)
+	defer old.Close()
+	b := schemas.NewTelemetryBuilder(settings.Alloc, "telemetry", 0)
+	defer b.Release()
+	rec := records(settings.Alloc, b, []in{{"a", "t", 1, 1}, {"b", "t", 1, 1}})
+	defer rec.Release()
+	if err := old.Process(context.Background(), rec, nil); err != nil {
+		t.Fatal(err)
+	}
+	w := state.NewWriter()
+	if err := old.Snapshot(w, true); err != nil {
+		t.Fatal(err)
+	}
+	other := c
+	other.Grid, other.Value, other.Channels = 2*time.Second, valueMean, twoChannels[:1]
+	few := c
+	few.MaxAssets = 1
+	for _, c := range []struct {
+		config Config
+		want   []string
+	}{
+		{other, []string{"grid in ns: want 2000000000, as configured, got 1000000000",
+			"max_gap in ns: want 6000000000, as configured, got 3000000000", "value: mean: want true, as configured, got false",
+			"number of channels: want 1, as configured, got 2", "channels: want t, as configured, got t, p"}},
+		{few, []string{"want at most 1 assets (max_assets), got 2"}},
+	} {
+		o := start(c.config)
+		defer o.Close()
+		err := o.Restore(state.NewReader(w))
+		if err == nil || err.Error() != "state of align: "+strings.Join(c.want, "\n") {
+			t.Errorf("want %q, got %v", c.want, err)
+		}
+	}
+}
+
+// Scenario: The lateness is longer after a restart, or none.
+// Guarantees: What was kept serves corrections, also one that was due when the restart came, and what was not kept corrects
+// nothing; without a lateness nothing is kept on.
+func TestRestoreWithOtherLateness(t *testing.T) {
+	c := defaults()
+	c.Grid, c.MaxGap, c.Channels = 1, 1, twoChannels
+	for _, lateness := range []time.Duration{0, 2, 9} {
+		l := newLife(t, c, 3)
+		l.process([]in{{"a", "t", 1, 1}, {"a", "t", 5, 5}, {"a", "t", 9, 9}, {"a", "t", 10, 10}})
+		l.advance(10)
+		l.process([]in{{"a", "p", 10, 1}}) // late, and still to be corrected when the restart comes
+		l.late = lateness
+		l.restore()
+		l.process([]in{{"a", "p", 1, 1}, {"a", "p", 5, 5}, {"a", "p", 8, 8}, {"a", "p", 9, 9}})
+		l.advance(10)
+		l.process([]in{{"a", "t", 11, 11}})
+		l.advance(11)
+		kept := l.op.kept
+		refused := map[time.Duration]string{0: "late=4", 2: "late=3", 9: "late=2"}[lateness]
+		rows := l.end()
+		corrected := slices.ContainsFunc(rows, func(r wide) bool { return r.ts == 10 && r.revision == 1 && r.cells[1] == 1 })
+		if got := l.drops.Take(); got != refused || !corrected || (kept == 0) != (lateness == 0) {
+			t.Fatalf("lateness %d: want %q and the row at 10 corrected, got %q, %d samples kept\n%s", lateness, refused, got, kept,
+				text(rows))
+		}
+	}
 }

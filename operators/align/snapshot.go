@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 
@@ -101,16 +100,11 @@ func (o *Operator) Restore(r *state.Reader) error {
 		o.next = min(o.next, a.next)
 		for k := range a.lanes {
 			l := &a.lanes[k]
-			if o.lateness == 0 {
-				l.trim(math.MaxInt64)
-			}
 			o.kept += l.head - l.old
 			o.open += len(l.samples) - l.head
 		}
 	}
-	if o.lateness == 0 {
-		o.horizon = o.emitted
-	}
+	o.horizon = max(o.horizon, minus(o.emitted, o.lateness)) // it may be less now
 	return nil
 }
 

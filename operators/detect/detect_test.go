@@ -110,9 +110,9 @@ func TestContract(t *testing.T) {
 				text := "asset window_end score reason contrib expected samples revision\n"
 				for i := range 5 {
 					at := part*5 + i
-					text += fmt.Sprintf("m %ds %d \"\" [0.5,%g,0.2] [1,1,1] [1,2,-,%d,-,-] 0\n", at, at%9, float64(at)/20, at)
-					text += fmt.Sprintf("n %ds - cut_start - - [-,-,-,-,-,-] 0\n", at)
-					text += fmt.Sprintf("m %ds %d \"\" [0.5,0.2,0.2] [1,1,1] [1,2,-,%d,-,-] %d\n", at-2, 8-at%9, at, 1+i)
+					text += fmt.Sprintf("z %ds %d \"\" [0.5,%g,0.2] [1,1,1] [1,2,-,%d,-,-] 0\n", at, at%9, float64(at)/20, at)
+					text += fmt.Sprintf("\"\" %ds - cut_start - - [-,-,-,-,-,-] 0\n", at)
+					text += fmt.Sprintf("z %ds %d \"\" [0.5,0.2,0.2] [1,1,1] [1,2,-,%d,-,-] %d\n", at-2, 8-at%9, at, 1+i)
 				}
 				rec, err := pipelinetest.ReadTable(mem, schema, words, text)
 				if err != nil {
