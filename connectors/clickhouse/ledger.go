@@ -129,7 +129,7 @@ func (s *Sink) notFound(ctx context.Context, lines []pipeline.LedgerEntry) ([]pi
 	var partitions proto.ColInt32
 	known := map[place]bool{}
 	err := s.do(ctx, ch.Query{
-		Body: fmt.Sprintf("SELECT toString(topic) AS topic, partition FROM %s WHERE %s AND %s", ledgerTable,
+		Body: fmt.Sprintf("SELECT CAST(topic, 'String') AS topic, partition FROM %s WHERE %s AND %s", ledgerTable,
 			equalText("pipeline", []byte(lines[0].Pipeline)), lineageOf(lines[0].Run, lines[0].Seq)),
 		Result: proto.Results{{Name: "topic", Data: &topics}, {Name: "partition", Data: &partitions}},
 		OnResult: func(context.Context, proto.Block) error {

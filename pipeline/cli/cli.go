@@ -96,7 +96,7 @@ func (e *env) root() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	for _, c := range []*cobra.Command{
 		e.demoCommand(), e.runCommand(), e.checkCommand(), e.trainCommand(), e.replayCommand(), e.schemaCommand(),
-		e.embeddedCommand(), e.statusCommand(), e.versionCommand(),
+		e.embeddedCommand(), e.statusCommand(), e.planCommand(), e.reconcileCommand(), e.dlqCommand(), e.versionCommand(),
 	} {
 		if c.Args != nil {
 			c.Args = usageArgs(c.Args)

@@ -107,14 +107,23 @@ func fingerprint(before string, s spec.Step) (string, error) {
 
 // openStore returns the store of blobs that the file names.
 func (e *env) openStore(c pipeline.StateConfig) (state.Store, error) {
-	if c.Store != "" {
-		return blob.Open(c.Store)
-	}
-	home, err := stateHome()
+	url, err := storeURL(c)
 	if err != nil {
 		return nil, err
 	}
-	return blob.Open("file://" + filepath.ToSlash(filepath.Join(home, "state")))
+	return blob.Open(url)
+}
+
+// storeURL is where the blobs are.
+func storeURL(c pipeline.StateConfig) (string, error) {
+	if c.Store != "" {
+		return c.Store, nil
+	}
+	home, err := stateHome()
+	if err != nil {
+		return "", err
+	}
+	return "file://" + filepath.ToSlash(filepath.Join(home, "state")), nil
 }
 
 // stateHome is the folder of what this machine's processes keep between runs.
