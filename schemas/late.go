@@ -11,8 +11,8 @@ import (
 )
 
 // LateRow is the record of pipeline.late.v1: a row that came too late for any result. The row itself is in the table
-// telemetry, flagged late; this message tells whoever can act on it. A row may come more than once: consumers tell it by its
-// lineage.
+// telemetry, flagged late; this message tells whoever can act on it. A row may come more than once: consumers tell it
+// by its lineage.
 type LateRow struct {
 	Asset string    `json:"asset"`
 	Tag   string    `json:"tag"`
@@ -28,17 +28,19 @@ type LateRow struct {
 	Pipeline string  `json:"pipeline"`
 }
 
-// LateRows reads a record of telemetry.v1 row by row. It borrows the record and gives each row with its JSON to each, which
-// may stop it with an error. A record of another schema is an error.
+// LateRows reads a record of telemetry.v1 row by row. It borrows the record and gives each row with its JSON to each,
+// which may stop it with an error. A record of another schema is an error.
 func LateRows(rec arrow.Record, pipeline string, each func(row *LateRow, text []byte) error) error {
 	if !rec.Schema().Equal(telemetry) {
 		return fmt.Errorf("late rows: want the schema telemetry.v1, got %s", rec.Schema())
 	}
 	asset, tag, topic := dictionary(rec, ColAsset), dictionary(rec, ColTag), dictionary(rec, ColKTopic)
 	ts := rec.Column(ColTS).(*array.Timestamp)
-	number, integer, text := rec.Column(ColValue).(*array.Float64), rec.Column(ColValueInt).(*array.Int64), rec.Column(ColValueStr).(*array.String)
+	number, integer := rec.Column(ColValue).(*array.Float64), rec.Column(ColValueInt).(*array.Int64)
+	text := rec.Column(ColValueStr).(*array.String)
 	quality, flags := rec.Column(ColQuality).(*array.Uint8), rec.Column(ColFlags).(*array.Uint32)
-	part, offset, index := rec.Column(ColKPart).(*array.Int32), rec.Column(ColKOffset).(*array.Int64), rec.Column(ColKIdx).(*array.Int32)
+	part, index := rec.Column(ColKPart).(*array.Int32), rec.Column(ColKIdx).(*array.Int32)
+	offset := rec.Column(ColKOffset).(*array.Int64)
 	for i := range int(rec.NumRows()) {
 		row := LateRow{
 			Asset: asset(i), Tag: tag(i), TS: time.Unix(0, int64(ts.Value(i))).UTC(),

@@ -22,8 +22,8 @@ const (
 	HeaderSrcSHA256    = "src-sha256"    // of the whole value, lowercase hex, with HeaderTruncated
 )
 
-// HeaderReplayedFrom is on a message that was sent back to the topic it came from: the dead letter's partition and offset, with
-// a slash between them.
+// HeaderReplayedFrom is on a message that was sent back to the topic it came from: the dead letter's partition and
+// offset, with a slash between them.
 const HeaderReplayedFrom = "replayed-from"
 
 // Reasons of dead letters.

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tailrace/tailrace/connectors/credentials"
 	"github.com/tailrace/tailrace/pipeline"
 )
 
@@ -58,17 +57,17 @@ func NewBounded(c SourceConfig, set pipeline.Settings, decoder pipeline.NewDecod
 	return b, nil
 }
 
-// Next gives all partitions of the range. The range is resolved once; offsets that are not there any more, or not yet, give
-// an error that wraps pipeline.ErrConfig.
+// Next gives all partitions of the range. The range is resolved once; offsets that are not there any more, or not yet,
+// give an error that wraps pipeline.ErrConfig.
 func (b *Bounded) Next(ctx context.Context) (pipeline.Generation, error) {
 	if b.current != nil {
 		b.current.end()
 	}
 	t, err := b.cluster.await(ctx, b.config.Topic, b.settings.Log)
-	if err == nil {
-		err = b.cluster.final(b.cluster.lacks(t, opRead, b.config.Topic))
-	}
 	if err != nil {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
+	if err := b.cluster.final(b.cluster.lacks(t, opRead, b.config.Topic)); errors.Is(err, pipeline.ErrConfig) {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
 	var pause backoff
@@ -82,7 +81,7 @@ func (b *Bounded) Next(ctx context.Context) (pipeline.Generation, error) {
 			return nil, ctx.Err()
 		}
 		err = b.cluster.final(b.cluster.grant(err, "Read", b.config.Topic, ""))
-		if errors.Is(err, pipeline.ErrConfig) || credentials.Refused(err) {
+		if errors.Is(err, pipeline.ErrConfig) {
 			return nil, fmt.Errorf("kafka: topic %q: %w", b.config.Topic, err)
 		}
 		b.trouble.failed(err)

@@ -33,7 +33,8 @@ type SourceConfig struct {
 	RebalanceTimeout time.Duration `yaml:"rebalance_timeout,omitempty"`
 	// HeartbeatInterval is the time between heartbeats, at most a third of session_timeout.
 	HeartbeatInterval time.Duration `yaml:"heartbeat_interval,omitempty"`
-	// PartitionWatchInterval is the time between looks for partitions that the topic has gained, which begin a new generation.
+	// PartitionWatchInterval is the time between looks for partitions that the topic has gained, which begin a new
+	// generation.
 	PartitionWatchInterval time.Duration `yaml:"partition_watch_interval,omitempty"`
 	// RequestTimeout is how long a broker may take for an answer, beside the time it was told to wait.
 	RequestTimeout time.Duration `yaml:"request_timeout,omitempty"`
@@ -73,7 +74,7 @@ func DefaultSourceConfig() SourceConfig {
 		SessionTimeout:         30 * time.Second, // a pause of the machine or the collector is no reason to move partitions
 		RebalanceTimeout:       time.Minute,      // one slow insert can be settled
 		HeartbeatInterval:      3 * time.Second,  // a tenth of the session: several may be lost
-		PartitionWatchInterval: 5 * time.Second,  // rare, and nothing is lost by waiting: new partitions start at their first message
+		PartitionWatchInterval: 5 * time.Second,  // rare, and nothing is lost by waiting
 		RequestTimeout:         10 * time.Second, // longer than a leader election
 		FetchMaxWait:           250 * time.Millisecond,
 		FetchMaxBytes:          4 << 20,   // some ten thousand small records: enough to spread the cost of a request

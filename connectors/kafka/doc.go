@@ -15,14 +15,14 @@
 // the errors and the metadata. Joining commits nothing: the engine commits where a partition starts, with the metadata
 // that it recovers by.
 //
-// Commits. A request without an answer may still be stored, after a later one of the same member and generation. So it is
-// not sent again: the generation ends, and what a later one stored is safe, since the broker refuses the stale request
-// then. What the broker has answered that it did not store is sent again. A request is half applied where one partition's
-// fault is not another's, so each result is looked at.
+// Commits. A request without an answer may still be stored, after a later one of the same member and generation. So it
+// is not sent again: the generation ends, and what a later one stored is safe, since the broker refuses the stale
+// request then. What the broker has answered that it did not store is sent again. A request is half applied where one
+// partition's fault is not another's, so each result is looked at.
 //
-// New partitions. A partition without a commit in a group that has others is one that the topic has gained, and starts at
-// its first message. But two processes that start a group together also see each other's first commits, so each looks
-// before it joins whether there were any.
+// New partitions. A partition without a commit in a group that has others is one that the topic has gained, and starts
+// at its first message. But two processes that start a group together also see each other's first commits, so each
+// looks before it joins whether there were any.
 //
 // Taking over. A member that is killed holds its partitions for the session timeout. Its process keeps the member's id
 // in a file under a lock that ends with the process; whoever starts next on the machine and finds such a file without a

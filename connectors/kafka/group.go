@@ -163,8 +163,8 @@ func (g *generation) Range(_ context.Context, partition int32, from, to int64) (
 	return p, nil
 }
 
-// refusal gives the error of a commit if the coordinator has answered that it stored nothing, or that what it stored does
-// not count yet, and sending the same again may be answered otherwise. Of several faults all must be such.
+// refusal gives the error of a commit if the coordinator has answered that it stored nothing, or that what it stored
+// does not count yet, and sending the same again may be answered otherwise. Of several faults all must be such.
 func refusal(err error) error {
 	var faults []error
 	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // commit joins the partitions' faults

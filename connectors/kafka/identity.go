@@ -64,8 +64,8 @@ func (c *cluster) identityAt(ctx context.Context, address, topic string) (id top
 // identityCorrelation is that of the one request that identify has on its way.
 const identityCorrelation = 1
 
-// identify asks the broker behind conn for a topic's id. The error wraps pipeline.ErrConfig and errMadeAnew if it is not the
-// one that the cluster gave first.
+// identify asks the broker behind conn for a topic's id. The error wraps pipeline.ErrConfig and errMadeAnew if it is
+// not the one that the cluster gave first.
 func (c *cluster) identify(ctx context.Context, conn net.Conn, topic string) (id topicID, err error) {
 	release, err := c.bounded(ctx, conn)
 	if err != nil {

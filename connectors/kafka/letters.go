@@ -37,8 +37,8 @@ type Letter struct {
 	Key     []byte
 	Value   []byte
 	Headers []formats.Header // the message's own
-	// Truncated says that Value is only the beginning of the message's, or nothing of it, whose length and SHA-256 (lowercase
-	// hex) follow.
+	// Truncated says that Value is only the beginning of the message's, or nothing of it, whose length and SHA-256
+	// (lowercase hex) follow.
 	Truncated bool
 	SrcLength int64
 	SrcSHA256 string
@@ -80,7 +80,8 @@ type returns struct {
 	lanes  []*lane
 }
 
-// OpenDeadLetters looks the topic up, whose name prefix stands before. If there is none the error wraps pipeline.ErrConfig.
+// OpenDeadLetters looks the topic up, whose name prefix stands before. If there is none the error wraps
+// pipeline.ErrConfig.
 func OpenDeadLetters(ctx context.Context, a Access, prefix string) (*DeadLetters, error) {
 	d := &DeadLetters{cluster: a.cluster(), topic: prefix + schemas.TopicDeadLetters, sent: map[string]*returns{}}
 	if _, err := d.cluster.await(ctx, d.topic, nil); err != nil {
@@ -99,8 +100,8 @@ func (d *DeadLetters) Close() error {
 	return nil
 }
 
-// List gives the letters that are there as it begins, the oldest first. An error is the last thing that it gives. The letters
-// are the receiver's.
+// List gives the letters that are there as it begins, the oldest first. An error is the last thing that it gives. The
+// letters are the receiver's.
 func (d *DeadLetters) List(ctx context.Context, filter LetterFilter) iter.Seq2[*Letter, error] {
 	return func(yield func(*Letter, error) bool) {
 		first, end, err := d.cluster.offsets(ctx, d.topic)
@@ -251,11 +252,11 @@ func readLetter(partition int32, m *formats.Message) *Letter {
 // ErrNotReplayable marks a letter that does not hold the message it is of.
 var ErrNotReplayable = errors.New("can't be sent back")
 
-// Replay sends a letter's message back to the partition it came from, with its own bytes, key, time and headers and with
-// schemas.HeaderReplayedFrom, and gives the offset that it has there. The letter stays where it is, and a letter that is sent
-// twice comes twice: its source reads each as a new message. A letter that does not hold its message gives an error that
-// wraps [ErrNotReplayable]; a topic or partition that is gone one that wraps pipeline.ErrConfig. What is transient is retried
-// until ctx ends.
+// Replay sends a letter's message back to the partition it came from, with its own bytes, key, time and headers and
+// with schemas.HeaderReplayedFrom, and gives the offset that it has there. The letter stays where it is, and a letter
+// that is sent twice comes twice: its source reads each as a new message. A letter that does not hold its message gives
+// an error that wraps [ErrNotReplayable]; a topic or partition that is gone one that wraps pipeline.ErrConfig. What is
+// transient is retried until ctx ends.
 func (d *DeadLetters) Replay(ctx context.Context, l *Letter) (offset int64, err error) {
 	if err := l.Replayable(); err != nil {
 		return 0, err
@@ -293,7 +294,8 @@ func (d *DeadLetters) Replay(ctx context.Context, l *Letter) (offset int64, err 
 	return end - 1, nil
 }
 
-// Replayable is nil if the letter holds its message, else an error that wraps [ErrNotReplayable] and says what is missing.
+// Replayable is nil if the letter holds its message, else an error that wraps [ErrNotReplayable] and says what is
+// missing.
 func (l *Letter) Replayable() error {
 	if reason := l.lacking(); reason != "" {
 		return fmt.Errorf("kafka: dead letter %s: %w: %s", l.place(), ErrNotReplayable, reason)
@@ -315,8 +317,8 @@ func (l *Letter) lacking() string {
 		return fmt.Sprintf("it has %d of the message's %d bytes; the message is at topic %q, partition %d, offset %d, "+
 			"as long as it is kept there", len(l.Value), l.SrcLength, l.SrcTopic, l.SrcPartition, l.SrcOffset)
 	case l.Stage == "sink":
-		return fmt.Sprintf("it is a row that the store refused, and other rows of its message may be stored; the message is at "+
-			"topic %q, partition %d, offset %d, as long as it is kept there", l.SrcTopic, l.SrcPartition, l.SrcOffset)
+		return fmt.Sprintf("it is a row that the store refused, and other rows of its message may be stored; the message "+
+			"is at topic %q, partition %d, offset %d, as long as it is kept there", l.SrcTopic, l.SrcPartition, l.SrcOffset)
 	case l.Code == schemas.DeadUnreadable:
 		return "it is a record batch whose messages can't be read"
 	}

@@ -11,7 +11,9 @@ import (
 
 // committed reads what a group has stored for partitions of a topic. A partition without a commit is absent. kafka-go's
 // group reads the same without looking at the error of a partition.
-func committed(ctx context.Context, client *kafka.Client, group, topic string, ids []int) (map[int32]pipeline.Commit, error) {
+func committed(ctx context.Context, client *kafka.Client, group, topic string, ids []int) (
+	map[int32]pipeline.Commit, error,
+) {
 	res, err := client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: group, Topics: map[string][]int{topic: ids}})
 	if err != nil {
 		return nil, err
@@ -35,7 +37,9 @@ func committed(ctx context.Context, client *kafka.Client, group, topic string, i
 }
 
 // offsets reads the first offset and the last stable offset of partitions.
-func offsets(ctx context.Context, client *kafka.Client, topic string, ids []int) (first, end map[int32]int64, err error) {
+func offsets(ctx context.Context, client *kafka.Client, topic string, ids []int) (
+	first, end map[int32]int64, err error,
+) {
 	requests := make([]kafka.OffsetRequest, 0, 2*len(ids))
 	for _, id := range ids {
 		requests = append(requests, kafka.FirstOffsetOf(id), kafka.LastOffsetOf(id))
@@ -53,7 +57,9 @@ func offsets(ctx context.Context, client *kafka.Client, topic string, ids []int)
 
 // offsetsAt reads the offset of the first message of each partition whose time is at or after at, else the partition's
 // end.
-func offsetsAt(ctx context.Context, client *kafka.Client, topic string, ids []int, at time.Time) (map[int32]int64, error) {
+func offsetsAt(ctx context.Context, client *kafka.Client, topic string, ids []int, at time.Time) (
+	map[int32]int64, error,
+) {
 	_, found, err := offsets(ctx, client, topic, ids)
 	if err != nil {
 		return nil, err
@@ -87,9 +93,10 @@ func floorDiv(a, b int64) int64 {
 	return q
 }
 
-func listOffsets(ctx context.Context, client *kafka.Client, topic string, requests []kafka.OffsetRequest, partitions int) (
-	[]kafka.PartitionOffsets, error,
-) {
+// listOffsets fails if any of the partitions that requests are about has a fault.
+func listOffsets(
+	ctx context.Context, client *kafka.Client, topic string, requests []kafka.OffsetRequest, partitions int,
+) ([]kafka.PartitionOffsets, error) {
 	res, err := client.ListOffsets(ctx, &kafka.ListOffsetsRequest{
 		Topics: map[string][]kafka.OffsetRequest{topic: requests}, IsolationLevel: kafka.ReadCommitted,
 	})

@@ -252,6 +252,11 @@ func suiteBounded(t *testing.T, b broker) {
 			}
 		}
 	}
+	found, err := Access{Brokers: b.addrs()}.OffsetsAt(deadline(t), topic, when(10, 1))
+	ok(t, err)
+	if want := map[int32]int64{0: 6, 1: 5}; !maps.Equal(found, want) {
+		t.Fatalf("want %v, got %v", want, found)
+	}
 	s := bounded(t, c, Span{From: when(10, 0), To: when(20, 0)})
 	g := nextOf(t, s)
 	ok(t, g.Commit(deadline(t), map[int32]pipeline.Commit{1: {Offset: 8, Metadata: "m"}}))

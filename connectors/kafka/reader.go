@@ -84,7 +84,8 @@ func (r *reader) partition(id int32, at place, bound func() int64, stats *Stats)
 // reread makes the reader of the offsets [from, to) of a partition. Its messages are counted nowhere: they were before.
 func (r *reader) reread(id int32, topic topicID, from, to int64) (*partition, error) {
 	if from < 0 || to < from {
-		return nil, fmt.Errorf("kafka: topic %q, partition %d: want a range of offsets, got %d to %d", r.config.Topic, id, from, to)
+		return nil, fmt.Errorf("kafka: topic %q, partition %d: want a range of offsets, got %d to %d",
+			r.config.Topic, id, from, to)
 	}
 	return r.partition(id, place{id: topic, start: from, first: from, end: to}, func() int64 { return to }, new(Stats))
 }

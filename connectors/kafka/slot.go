@@ -16,9 +16,9 @@ import (
 	"github.com/tailrace/tailrace/pipeline"
 )
 
-// slot is a file with the id that its process has in the group. The process holds the file's lock for its life, so a slot
-// that nobody has locked is of one that has died, and its partitions wait for a member that will not come back: whoever
-// finds it leaves the group in its name.
+// slot is a file with the id that its process has in the group. The process holds the file's lock for its life, so a
+// slot that nobody has locked is of one that has died, and its partitions wait for a member that will not come back:
+// whoever finds it leaves the group in its name.
 type slot struct {
 	file   *os.File
 	member string
@@ -28,12 +28,13 @@ const (
 	slotPrefix = "member-"
 	// slotBytes is far over any member id, which has the client's name and a UUID.
 	slotBytes = 4 << 10
-	// slotTries is how often a slot is made anew that another process took for abandoned in the moment before it was locked.
+	// slotTries is how often a slot is made anew that another process took for abandoned in the moment before it was
+	// locked.
 	slotTries = 10
 )
 
-// slotFolder is where the slots of a group are. The brokers are part of it: another cluster's group of the same name knows
-// none of these members.
+// slotFolder is where the slots of a group are. The brokers are part of it: another cluster's group of the same name
+// knows none of these members.
 func slotFolder(local string, brokers []string, group string) string {
 	brokers = slices.Clone(brokers)
 	slices.Sort(brokers)
@@ -127,8 +128,8 @@ func abandoned(dir string) (list []*slot, err error) {
 	return list, errors.Join(faults...)
 }
 
-// takeOver leaves the group for members of this machine that have died, and makes a slot for this one. Without it the group
-// only waits for the session timeout, so what goes wrong is logged and no more.
+// takeOver leaves the group for members of this machine that have died, and makes a slot for this one. Without it the
+// group only waits for the session timeout, so what goes wrong is logged and no more.
 func (s *Source) takeOver(ctx context.Context) {
 	if s.settings.Local == "" || s.slot != nil {
 		return
@@ -150,7 +151,8 @@ func (s *Source) takeOver(ctx context.Context) {
 	}
 	s.slot, err = makeSlot(dir)
 	if err := errors.Join(append(faults, err)...); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		s.warn("kafka group: taking over from processes that died may wait for session_timeout", "group", s.config.Group, "error", err)
+		s.warn("kafka group: taking over from processes that died may wait for session_timeout",
+			"group", s.config.Group, "error", err)
 	}
 }
 
@@ -160,7 +162,8 @@ func (s *Source) keep(member string) {
 		return
 	}
 	if err := s.slot.write(member); err != nil {
-		s.warn("kafka group: taking over from this process may wait for session_timeout", "group", s.config.Group, "error", err)
+		s.warn("kafka group: taking over from this process may wait for session_timeout",
+			"group", s.config.Group, "error", err)
 	}
 }
 

@@ -191,8 +191,8 @@ func (s *Source) join(ctx context.Context, t topic) (*generation, error) {
 	return g, nil
 }
 
-// look sees, before this member joins, whether the group has committed anything. Partitions that are there when it has not
-// are no gain of the topic, though other members may commit theirs before this one looks again.
+// look sees, before this member joins, whether the group has committed anything. Partitions that are there when it has
+// not are no gain of the topic, though other members may commit theirs before this one looks again.
 func (s *Source) look(ctx context.Context, t topic) error {
 	stored, err := committed(ctx, s.client, s.config.Group, s.config.Topic, t.partitions())
 	if err != nil && !errors.Is(err, kafka.GroupIdNotFound) {
@@ -205,8 +205,8 @@ func (s *Source) look(ctx context.Context, t topic) error {
 }
 
 // places finds where partitions stand: the commit of each, its bounds, and where it starts. That is where the group has
-// committed, else where the config says, but for partitions that the topic has gained since the group began: those start
-// at their first message.
+// committed, else where the config says, but for partitions that the topic has gained since the group began: those
+// start at their first message.
 func (s *Source) places(ctx context.Context, g *generation, ids []int) (map[int32]place, error) {
 	t, err := s.cluster.topic(ctx, s.config.Topic) // joining may have taken long
 	if err != nil {
