@@ -228,6 +228,9 @@ func (g *generation) urge() {
 func (g *generation) barriers(stop, hard context.Context) error {
 	interval := time.NewTicker(g.engine.plan.Checkpoint.Interval)
 	defer interval.Stop()
+	if len(g.tasks) == 0 { // more members than partitions: the next generation may have one for this
+		<-stop.Done()
+	}
 	for last := false; !last && len(g.live) > 0; {
 		select {
 		case <-stop.Done():
