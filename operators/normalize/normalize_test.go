@@ -126,8 +126,8 @@ func TestPassesAllColumns(t *testing.T) {
 		t.Fatal(err)
 	}
 	table := "" +
-		"asset window_start window_end ts ts_ingest n coverage cut k_first k_last samples\n" +
-		"a     1s           3s         2s 9s        2 0.75     \"\"  4       5      [121,2,120,-]\n"
+		"asset window_start window_end ts ts_ingest n coverage cut k_first k_last revision samples\n" +
+		"a     1s           3s         2s 9s        2 0.75     \"\"  4       5      3        [121,2,120,-]\n"
 	rec, err := pipelinetest.ReadTable(settings.Alloc, in, nil, table)
 	if err != nil {
 		t.Fatal(err)
