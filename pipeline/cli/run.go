@@ -14,14 +14,27 @@ import (
 
 func (e *env) runCommand() *cobra.Command {
 	var adopt bool
+	var again onceOptions
 	cmd := &cobra.Command{
 		Use:   "run FILE",
 		Short: "Run a pipeline until it is told to stop",
 		Long: "Run a pipeline until Ctrl+C or SIGTERM. It then stores and commits what it has read and exits with 0; a\n" +
-			"second signal ends it at once.",
+			"second signal ends it at once.\n\n" +
+			"With --once, read a range of the topic again instead, under a new id, and compare what is decided with what was: after an\n" +
+			"edit of the file, or with another model. The group, its offsets and the pipeline's state are not touched. What differs is\n" +
+			"no fault: the exit code is 0.",
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return e.run(cmd.Context(), args[0], adopt) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := again.check(cmd); err != nil {
+				return err
+			}
+			if again.once {
+				return e.runOnce(cmd.Context(), args[0], again)
+			}
+			return e.run(cmd.Context(), args[0], adopt)
+		},
 	}
+	again.define(cmd)
 	cmd.Flags().BoolVar(&adopt, "adopt", false,
 		"go on where the pipeline would stop: from offsets that another program committed, at the beginning of a topic that was\n"+
 			"made anew, or behind offsets that retention deleted")
