@@ -124,7 +124,7 @@ func chaos(ctx context.Context, c chaosConfig) (_ *chaosResult, err error) {
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
 
-	t := &chaosRun{chaosConfig: c, rig: r, random: rand.New(rand.NewPCG(c.seed, 1)), recoveries: newRecoveries(),
+	t := &chaosRun{chaosConfig: c, rig: r, random: rand.New(rand.NewPCG(c.seed, 1)), recoveries: newRecoveries(c.partitions),
 		positions: positions{brokers: r.brokers, group: file.Group, topic: file.Topic}}
 	t.result = chaosResult{
 		Benchmark: "chaos", Scenario: c.scenario, Seed: c.seed, Kafka: c.kafka, Delivery: c.delivery, MemoryBudget: int64(c.memory),

@@ -35,6 +35,8 @@ func spreadOf(took []time.Duration) spread {
 // recoveries measures how long it takes from an interruption until every partition of the topic has committed again. That is
 // more than what the process that was killed had held, so a figure here is never too small.
 type recoveries struct {
+	partitions int // of the topic
+
 	mu        sync.Mutex
 	open      []*recovery
 	took      map[string][]time.Duration
@@ -48,7 +50,9 @@ type recovery struct {
 	disturbed bool
 }
 
-func newRecoveries() *recoveries { return &recoveries{took: map[string][]time.Duration{}} }
+func newRecoveries(partitions int) *recoveries {
+	return &recoveries{partitions: partitions, took: map[string][]time.Duration{}}
+}
 
 // interrupted says that something was ended at a time.
 func (r *recoveries) interrupted(of string, at time.Time) {
@@ -89,6 +93,9 @@ func (r *recoveries) saw(asked, known time.Time, committed map[int32]int64) {
 			if asked.After(o.at) {
 				o.base = committed
 			}
+			return false
+		}
+		if len(committed) < r.partitions {
 			return false
 		}
 		for partition, n := range committed {
