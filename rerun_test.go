@@ -45,7 +45,7 @@ type again struct {
 // pipeline's group, its own tables, its topics and its ledger are as they were, and rows in its own tables by the last are told
 // apart from its own.
 func TestRunOnce(t *testing.T) {
-	p := newPlant(t, embeddedServers(t), append(untilEnd, withState(t)...)...)
+	p := newPlant(t, embeddedServers(t), untilEnd...)
 	p.makeTopic(t, 2, nil)
 	p.replay(t, []string{"--start", "2026-01-05T00:00:00Z"}, "d00_te")
 	between := time.Now().Add(time.Millisecond)
