@@ -35,7 +35,14 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	state, err := os.MkdirTemp("", "tailrace-test-state-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	os.Setenv("XDG_STATE_HOME", state) // of the processes too
 	code := m.Run()
+	os.RemoveAll(state)
 	if shared.servers != nil {
 		shared.servers.end()
 	}
@@ -226,7 +233,8 @@ func newPlant(t *testing.T, at addresses, replaced ...string) *plant {
 		"password_file: writer.password", "password_file: "+at.PasswordFile+", database: "+name,
 		"topic: plant.telemetry", "topic: "+name+"\n      group: "+name)
 	p.file = filepath.Join(p.dir, "tep.yaml")
-	if err := os.WriteFile(p.file, []byte(strings.NewReplacer(all...).Replace(string(demo))), 0o600); err != nil {
+	text := strings.NewReplacer(all...).Replace(string(demo)) + "\nstate: {store: \"file://" + p.dir + "/state\"}\n"
+	if err := os.WriteFile(p.file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	copyDemo(t, p.dir, "models", "tep")
