@@ -115,6 +115,7 @@ type Clock struct {
 	minTime, maxSkew, idle, lateAfter int64 // ns
 
 	now     int64 // the task's clock
+	due     int64 // when the next device may be idle, or earlier: past it the clock looks
 	lanes   [lanes]lane
 	names   names
 	faults  map[int32]*fault // by device
@@ -129,7 +130,7 @@ func New(c Config, mem memory.Allocator) *Clock {
 	limit := func(d time.Duration) int64 { return min(max(int64(d), 0), longest) }
 	k := &Clock{
 		minTime: max(c.MinTime, -farthest), maxSkew: limit(c.MaxSkew), idle: limit(c.IdleTimeout),
-		lateAfter: limit(c.LateAfter), now: -farthest, names: newNames(mem, c.MaxDevices),
+		lateAfter: limit(c.LateAfter), now: -farthest, due: farthest, names: newNames(mem, c.MaxDevices),
 		faults: map[int32]*fault{}, nobody: newTrack(),
 	}
 	if c.MaxRecent <= 0 {
@@ -166,13 +167,16 @@ func (c *Clock) Judge(batch arrow.Record) Verdict {
 		flags    = batch.Column(schemas.ColFlags).(*array.Uint32).Uint32Values()
 		behind   = min(c.lateAfter, c.maxSkew)
 		live     = &c.lanes[Live]
+		n        = &c.names
 	)
-	c.names.start(batch)
+	n.start(batch)
 	for i := range times {
 		r := row{index: i, ts: int64(times[i]), arrived: min(max(int64(arrivals[i]), -farthest), farthest), flags: flags[i]}
-		asset, tag, device := c.names.of(i)
-		r.device = device
-		lane, l, t := Live, live, c.track(Live, device)
+		if n.assetAt[i] != n.lastAsset || n.srcAt[i] != n.lastSrc {
+			n.look(n.assetAt[i], n.srcAt[i])
+		}
+		r.device = n.device
+		lane, l, t := Live, live, c.track(Live, r.device)
 		// Most rows have nothing about them: in time, by a clock that is believed.
 		if r.flags != 0 || r.ts <= l.watermark || r.ts < max(c.minTime, t.newest-behind) || r.ts > r.arrived+c.maxSkew || t.fault {
 			var suspect bool
@@ -182,9 +186,9 @@ func (c *Clock) Judge(batch arrow.Record) Verdict {
 				c.arrive(&r)
 				continue
 			}
-			l, t = &c.lanes[lane], c.track(lane, device)
+			l, t = &c.lanes[lane], c.track(lane, r.device)
 		}
-		if l.seen.repeats(asset, tag, r.ts, l.horizon()) {
+		if l.seen.repeats(n.asset, n.tag(i), r.ts, l.horizon()) {
 			v.Duplicates++
 			v.Edits = append(v.Edits, Edit{Row: i, Drop: true, Flags: r.flags})
 		} else {
@@ -205,10 +209,9 @@ func (c *Clock) Judge(batch arrow.Record) Verdict {
 		}
 		if lane == History {
 			l.lastArrived, l.open = max(l.lastArrived, r.arrived), true
+			c.due = min(c.due, l.lastArrived+c.idle)
 		}
-		if r.arrived > c.now || r.arrived < c.now-c.idle {
-			c.arrive(&r)
-		}
+		c.arrive(&r)
 	}
 	v.Spans = c.cuts.end()
 	return *v
@@ -303,6 +306,7 @@ func (c *Clock) progress(r *row, lane Lane, t *track) {
 		return // a wrong clock, which the others don't wait for
 	default:
 		l.join(r.device)
+		c.due = min(c.due, t.arrived+c.idle)
 	}
 	c.move(lane)
 }
@@ -324,12 +328,14 @@ func (c *Clock) raise(lane Lane, watermark int64) {
 
 // arrive lets the task's clock run up to a row's arrival. A row that arrived too long ago leaves its device idle.
 func (c *Clock) arrive(r *row) {
-	c.now = max(c.now, r.arrived)
-	c.expire()
+	if c.now = max(c.now, r.arrived); c.now > c.due {
+		c.expire()
+	}
 }
 
 // expire takes devices that have become idle out of their lane's minimum.
 func (c *Clock) expire() {
+	c.due = farthest
 	for lane := range lanes {
 		l := &c.lanes[lane]
 		left := false
@@ -340,8 +346,15 @@ func (c *Clock) expire() {
 		if left {
 			c.move(lane)
 		}
+		if len(l.waiting) > 0 {
+			c.due = min(c.due, l.waiting[0].arrived+c.idle)
+		}
 	}
-	if h := &c.lanes[History]; h.open && h.buckets.active == 0 && c.now-h.lastArrived > c.idle {
+	switch h := &c.lanes[History]; {
+	case !h.open || h.buckets.active > 0:
+	case c.now-h.lastArrived <= c.idle:
+		c.due = min(c.due, h.lastArrived+c.idle)
+	default:
 		h.open = false
 		c.raise(History, floor(h.newest+h.step, h.step)*h.step-1)
 	}
@@ -377,39 +390,44 @@ func floor(t, step int64) int64 {
 
 // cutter joins rows to spans.
 type cutter struct {
-	spans []Span
-	open  bool // the last span takes more rows
+	spans []Span // those that are complete
+	last  Span   // takes more rows if open
+	open  bool
 }
 
-func (c *cutter) start(spans []Span) { c.spans, c.open = spans, false }
+func (c *cutter) start(spans []Span) { *c = cutter{spans: spans} }
 
 // add puts row i, which comes after all rows so far, into a lane.
 func (c *cutter) add(i int, lane Lane) {
-	if c.open {
-		if last := &c.spans[len(c.spans)-1]; last.Lane == lane && last.To == i {
-			last.To++
-			return
-		}
+	if c.open && c.last.To == i && c.last.Lane == lane {
+		c.last.To++
+		return
 	}
-	c.spans = append(c.spans, Span{From: i, To: i + 1, Lane: lane})
-	c.open = true
+	c.begin(i, lane)
+}
+
+func (c *cutter) begin(i int, lane Lane) {
+	c.close()
+	c.last, c.open = Span{From: i, To: i + 1, Lane: lane}, true
+}
+
+func (c *cutter) close() {
+	if c.open {
+		c.spans, c.open = append(c.spans, c.last), false
+	}
 }
 
 // move ends the rows of a lane where its watermark moves.
 func (c *cutter) move(lane Lane, watermark int64) {
-	if c.open {
-		if last := &c.spans[len(c.spans)-1]; last.Lane == lane {
-			last.Moved, last.Watermark = true, watermark
-			c.open = false
-			return
-		}
+	if !c.open || c.last.Lane != lane {
+		c.close()
+		c.last, c.open = Span{From: c.last.To, To: c.last.To, Lane: lane}, true
 	}
-	at := 0
-	if n := len(c.spans); n > 0 {
-		at = c.spans[n-1].To
-	}
-	c.spans = append(c.spans, Span{From: at, To: at, Lane: lane, Moved: true, Watermark: watermark})
-	c.open = false
+	c.last.Moved, c.last.Watermark = true, watermark
+	c.close()
 }
 
-func (c *cutter) end() []Span { return c.spans }
+func (c *cutter) end() []Span {
+	c.close()
+	return c.spans
+}

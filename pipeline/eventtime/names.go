@@ -28,7 +28,7 @@ type names struct {
 	assetColumn, tagColumn, srcColumn *array.Dictionary
 	assetOf, tagOf, srcOf             []int32 // numbers by dictionary index
 	assetAt, tagAt, srcAt             []int32 // dictionary indexes by row
-	lastAsset, lastSrc                int32   // indexes of the row before, whose asset and device were:
+	lastAsset, lastSrc                int32   // the indexes that were looked at last, whose asset and device are:
 	asset, device                     int32
 }
 
@@ -62,18 +62,15 @@ func (n *names) start(batch arrow.Record) {
 	n.lastAsset, n.lastSrc = -1, -1
 }
 
-// of returns the asset, the tag and the device of a row.
-func (n *names) of(i int) (asset, tag, device int32) {
-	if n.assetAt[i] != n.lastAsset || n.srcAt[i] != n.lastSrc {
-		n.look(n.assetAt[i], n.srcAt[i])
+// tag returns the tag of a row.
+func (n *names) tag(i int) int32 {
+	if tag := n.tagOf[n.tagAt[i]]; tag >= 0 {
+		return tag
 	}
-	if tag = n.tagOf[n.tagAt[i]]; tag < 0 {
-		tag = n.tags.Add(n.tagColumn, n.tagAt[i])
-	}
-	return n.asset, tag, n.device
+	return n.tags.Add(n.tagColumn, n.tagAt[i])
 }
 
-// look finds the asset and the device of a row by their dictionary indexes.
+// look finds the asset and the device of a row by their dictionary indexes. Most rows have those of the row before.
 func (n *names) look(asset, src int32) {
 	n.lastAsset, n.lastSrc = asset, src
 	if n.asset = n.assetOf[asset]; n.asset < 0 {

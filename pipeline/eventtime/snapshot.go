@@ -130,7 +130,7 @@ func (c *Clock) Restore(r *state.Reader) error {
 		return fmt.Errorf("want format version %d of event time, got %d: it is of another release", version, v)
 	}
 	d := state.NewDecoder(r.Get(""))
-	c.now = d.Int()
+	c.now, c.due = d.Int(), -farthest
 	for i := range c.lanes {
 		l := &c.lanes[i]
 		for _, v := range []*int64{&l.watermark, &l.newest, &l.newestArrived, &l.lastArrived} {
