@@ -104,6 +104,7 @@ func (w *writing) store(ctx context.Context, t table, n node, parts []uint32) er
 		b := t.load(n, w.checkpoint.Run, w.checkpoint.Seq)
 		err := w.insert(ctx, t, b, w.checkpoint.Resent, w.settled)
 		if err == nil {
+			w.reached("block")
 			return nil
 		}
 		if kindOf(err) != refused || ctx.Err() != nil {

@@ -24,6 +24,7 @@ type Sink struct {
 	down   bool   // the last attempt failed, and the log says so
 	cause  string // of the closed door that the log tells of
 
+	reached  func(step string)         // told of each block and each table that is stored
 	views    map[pipeline.Table]bool   // has dependents that an insert feeds, as Open saw them
 	ttls     map[pipeline.Table]string // after which a table drops rows, in SQL, as Open saw it
 	refusing map[pipeline.Table]string // what the views of a table say against its blocks, as the log tells
@@ -43,8 +44,12 @@ func New(c Config, s pipeline.Settings) (*Sink, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	reached := s.Reached
+	if reached == nil {
+		reached = func(string) {}
+	}
 	return &Sink{
-		config: c, pipeline: s.Pipeline, log: log,
+		config: c, pipeline: s.Pipeline, log: log, reached: reached,
 		tables: tables(), pace: newPacer(c.InsertsPerSecond),
 		views: map[pipeline.Table]bool{}, ttls: map[pipeline.Table]string{}, refusing: map[pipeline.Table]string{}, counters: newCounters(),
 	}, nil
@@ -131,6 +136,9 @@ func (s *Sink) Write(ctx context.Context, c *pipeline.Checkpoint) (pipeline.Writ
 				r.Row.Release()
 			}
 			return pipeline.Written{}, fmt.Errorf("%s: table %s: %w", s.config, t.name(), err)
+		}
+		if len(c.Parts[t.name()]) > 0 {
+			s.reached("table")
 		}
 	}
 	return pipeline.Written{Refused: w.refused}, nil
