@@ -17,10 +17,12 @@ import (
 
 // cutter stands between a sink and a server. While it has cuts left it takes a whole INSERT to the server, waits for the
 // answer, and closes both connections instead of passing the answer on: the server has the block, the sink does not know.
+// While it has holds left it does the same and keeps the connections open, until the sink gives up.
 type cutter struct {
 	server   string
 	listener net.Listener
 	cuts     atomic.Int32
+	holds    atomic.Int32
 	wait     sync.WaitGroup
 	mu       sync.Mutex
 	conns    map[net.Conn]bool
@@ -67,9 +69,11 @@ func (c *cutter) relay(client net.Conn) {
 	c.conns[client], c.conns[server] = true, true
 	c.mu.Unlock()
 	var sent atomic.Int64
+	gone := make(chan struct{})
 	var both sync.WaitGroup
 	both.Go(func() {
 		defer server.Close()
+		defer close(gone)
 		buf := make([]byte, 32<<10)
 		for {
 			n, err := client.Read(buf)
@@ -88,6 +92,10 @@ func (c *cutter) relay(client net.Conn) {
 		for {
 			n, err := server.Read(buf)
 			if err != nil {
+				return
+			}
+			if sent.Load() > cutMin && c.holds.Add(-1) >= 0 {
+				<-gone
 				return
 			}
 			if sent.Load() > cutMin && c.cuts.Add(-1) >= 0 {
