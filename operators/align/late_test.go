@@ -162,23 +162,26 @@ func drawSamples(t *rapid.T, n int) []in {
 	}), 1, n).Draw(t, "samples")
 }
 
-// Scenario: Samples in any order, with watermarks and restarts between them and any lateness.
+// Scenario: Samples in disorder whose time goes on, with watermarks that follow it, restarts between them and any lateness.
 // Guarantees: The highest revision of each row is the row of a run that waited for all samples that were not too late.
 // Revisions of a row count up from 0 by one.
 func TestCorrectionsConverge(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		c, list := drawConfig(rt), drawSamples(rt, 60)
-		lateness := time.Duration(rapid.IntRange(0, 60).Draw(rt, "lateness"))
+		c, list := drawConfig(rt), drawSamples(rt, 100)
+		lateness := time.Duration(rapid.IntRange(0, 20).Draw(rt, "lateness"))
 		corrected := newLife(rt, c, lateness)
-		watermark := int64(-60)
-		for left := list; len(left) > 0; {
-			n := rapid.IntRange(1, len(left)).Draw(rt, "cut")
-			corrected.process(left[:n])
-			left = left[n:]
+		watermark := int64(0)
+		for i := 0; i < len(list); {
+			n := min(rapid.IntRange(1, 12).Draw(rt, "cut"), len(list)-i)
+			for k := i; k < i+n; k++ {
+				list[k].ts = 2*int64(k) + list[k].ts/4 // within ten of its place
+			}
+			corrected.process(list[i : i+n])
+			i += n
 			if rapid.IntRange(0, 3).Draw(rt, "restart") == 0 {
 				corrected.restore()
 			}
-			watermark += int64(rapid.IntRange(0, 30).Draw(rt, "forward"))
+			watermark = max(watermark, 2*int64(i)+int64(rapid.IntRange(-6, 4).Draw(rt, "watermark")))
 			corrected.advance(watermark)
 		}
 		waiting := newLife(rt, c, 0)
