@@ -25,6 +25,7 @@ type calendar struct {
 	zone   *time.Location
 	shifts []time.Duration // starts of the shifts after 0 h, rising
 	grid   int64
+	rows   int64   // of the longest window
 	seen   *window // the last window looked for: rows come in order
 }
 
@@ -59,6 +60,7 @@ func newCalendar(c *Config, grid int64) (calendar, error) {
 		}
 		k.shifts = shifts
 	}
+	k.rows = k.longest() / grid
 	return k, nil
 }
 
@@ -86,24 +88,37 @@ func parseShifts(texts []string) ([]time.Duration, *pipeline.Fault) {
 	return shifts, nil
 }
 
+// offset is how far the zone's clock is ahead of UTC at t.
+func (k calendar) offset(t time.Time) time.Duration {
+	_, seconds := t.In(k.zone).Zone()
+	return time.Duration(seconds) * time.Second
+}
+
 // at is the first moment at which the zone's clock shows tod after 0 h of d, or later. A time that the clocks jump over is
-// the moment they do; of a time that comes twice it is the first.
+// the moment they do; of a time that comes twice it is the first. Clocks are changed at most once in the day before it.
+//
+// time.ZoneBounds would give the changes, but its end of a leap year after 2037 is a day early and then stands still.
 func (k calendar) at(d date, tod time.Duration) int64 {
 	wall := time.Date(d.year, d.month, d.day, 0, 0, 0, 0, time.UTC).Add(tod)
-	// Zones lie within 15 hours of UTC, so the moment comes later. From there, offset by offset:
-	for t := wall.Add(-16 * time.Hour); ; {
-		local := t.In(k.zone)
-		_, offset := local.Zone()
-		moment := wall.Add(-time.Duration(offset) * time.Second)
-		_, change := local.ZoneBounds()
-		switch {
-		case moment.Before(t):
-			return t.UnixNano()
-		case change.IsZero() || moment.Before(change):
-			return moment.UnixNano()
-		}
-		t = change
+	before := k.offset(wall.Add(-16 * time.Hour)) // zones lie within 15 hours of UTC: the moment comes later
+	moment := wall.Add(-before)
+	after := k.offset(moment)
+	if after == before {
+		return moment.UnixNano()
 	}
+	changed := wall.Add(-after)
+	if k.offset(changed) == after {
+		return changed.UnixNano()
+	}
+	low, high := changed.Unix(), moment.Unix() // the clocks are changed in (low, high]
+	for high-low > 1 {
+		if middle := low + (high-low)/2; k.offset(time.Unix(middle, 0)) == after {
+			high = middle
+		} else {
+			low = middle
+		}
+	}
+	return time.Unix(high, 0).UnixNano()
 }
 
 // first is the date, and the index in shifts, of a window near the one that holds t.
@@ -172,35 +187,34 @@ func (k calendar) around(t int64) int64    { return k.find(t).start }
 func (k calendar) after(start int64) int64 { return k.find(start).end }
 func (k calendar) end(start int64) int64   { return k.find(start).end }
 
-// The years that the longest window is looked for in. Windows of other years are cut to its rows.
+// The years that the longest window is looked for in. What zones will do after lastYear is what they do then. Windows of other
+// years are cut to the rows that there is room for.
 const (
 	firstYear = 1970
-	lastYear  = 2100
+	lastYear  = 2050
 )
 
-// layout looks at the windows around every change of the zone's clocks: an ordinary month has 31 days, but one in autumn an
+// longest looks at the windows around every change of the zone's clocks: an ordinary month has 31 days, but one in autumn an
 // hour more.
-func (k calendar) layout() (rows, hop int64) {
+func (k calendar) longest() int64 {
 	longest := int64(0)
-	look := func(t time.Time) {
-		w := k.find(t.UnixNano())
-		longest = max(longest, ceil(w.end, k.grid)-ceil(w.start, k.grid))
-	}
-	last := time.Date(lastYear, 1, 1, 0, 0, 0, 0, time.UTC)
-	for t := time.Date(firstYear, 1, 1, 0, 0, 0, 0, time.UTC); t.Before(last); {
-		_, change := t.In(k.zone).ZoneBounds()
-		if change.IsZero() || change.After(last) {
-			break
-		}
-		look(change.Add(-1))
-		look(change)
-		t = change
-	}
-	// A month of 31 days, and all shifts of a week, without a change.
-	for day := range 31 + 7 {
-		for hour := range 24 {
-			look(time.Date(firstYear, 1, 1+day, hour, 0, 0, 0, k.zone))
+	look := func(from, to time.Time) {
+		for t := from.UnixNano(); t <= to.UnixNano(); {
+			w := k.find(t)
+			longest = max(longest, ceil(w.end, k.grid)-ceil(w.start, k.grid))
+			t = w.end
 		}
 	}
-	return longest / k.grid, longest / k.grid
+	first := time.Date(firstYear, 1, 1, 0, 0, 0, 0, time.UTC)
+	look(first, first.Add(31*24*time.Hour)) // a month of 31 days, every weekday
+	last, week := time.Date(lastYear, 1, 1, 0, 0, 0, 0, time.UTC), 7*24*time.Hour
+	for t, offset := first, k.offset(first); t.Before(last); t = t.Add(week) {
+		if next := k.offset(t.Add(week)); next != offset {
+			look(t, t.Add(week))
+			offset = next
+		}
+	}
+	return longest
 }
+
+func (k calendar) layout() (rows, hop int64) { return k.rows, k.rows }

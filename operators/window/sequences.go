@@ -7,43 +7,33 @@ type session struct{ gap, longest, grid int64 }
 
 func (s session) layout() (rows, hop int64) { return s.longest / s.grid, s.longest / s.grid }
 
-// closing returns the time from which on a row is no more of the open session, and whether that is by force.
-func (s session) closing(t *track) (at int64, forced bool) {
-	if natural := t.last + s.gap; natural <= t.start+s.longest {
-		return natural, false
-	}
-	return t.start + s.longest, true
-}
+// over is the first time that is too late for a row to go on with the open session.
+func (s session) over(t *track) int64 { return t.last + s.gap }
 
-// bounds is the open session. It is due when every row that could go on with it was seen.
-func (s session) bounds(t *track) bounds {
-	at, forced := s.closing(t)
-	b := bounds{start: t.start, end: t.last + s.grid, due: at - s.grid}
-	if forced {
-		b.cut = cutMax
-	}
-	return b
+// bounds is the open session.
+func (s session) bounds(t *track, due int64, c cut) bounds {
+	return bounds{start: t.start, end: t.last + s.grid, due: due, cut: c}
 }
 
 func (s session) run(t *track, a *asset, from, to int64, out []bounds) []bounds {
 	for i := a.after(from); i < len(a.rows) && a.rows[i].ts <= to; i++ {
 		ts := a.rows[i].ts
-		if t.phase == open {
-			if at, _ := s.closing(t); ts >= at {
-				out = append(out, s.bounds(t))
-				t.phase = idle
-			}
+		switch {
+		case t.phase == open && ts >= s.over(t):
+			out = append(out, s.bounds(t, s.over(t)-s.grid, whole))
+			t.phase = idle
+		case t.phase == open && ts >= t.start+s.longest:
+			out = append(out, s.bounds(t, ts, cutMax))
+			t.phase = idle
 		}
 		if t.phase == idle {
 			t.phase, t.start = open, ts
 		}
 		t.last = ts
 	}
-	if t.phase == open {
-		if b := s.bounds(t); b.due <= to {
-			out = append(out, b)
-			t.phase = idle
-		}
+	if due := s.over(t) - s.grid; t.phase == open && due <= to {
+		out = append(out, s.bounds(t, due, whole))
+		t.phase = idle
 	}
 	return out
 }
@@ -51,7 +41,7 @@ func (s session) run(t *track, a *asset, from, to int64, out []bounds) []bounds 
 func (s session) next(t *track, a *asset, from int64) int64 {
 	at := a.nextRow(from)
 	if t.phase == open {
-		at = min(at, s.bounds(t).due)
+		at = min(at, s.over(t)-s.grid)
 	}
 	return at
 }
@@ -66,9 +56,7 @@ func (s session) need(t *track, _ *asset, at int64) int64 {
 func (s session) end(t *track, a *asset, from int64, out []bounds) []bounds {
 	out = s.run(t, a, from, a.lastEver, out)
 	if t.phase == open {
-		b := s.bounds(t)
-		b.cut = cutEnd
-		out = append(out, b)
+		out = append(out, s.bounds(t, s.over(t)-s.grid, cutEnd))
 	}
 	return out
 }
