@@ -134,6 +134,10 @@ type StateConfig struct {
 	// resume from the newest checkpoint whose blob is there, or rebuild by reading the topic again without output up to
 	// where the ledger ends. Default stop: a person should know.
 	OnMissing string `yaml:"on_missing"`
+	// OnGrowth says what is done when the topic has more partitions than before: stop, or continue. Default stop: keyed
+	// gateways then send some assets to other partitions, where their windows and events begin anew. With continue the
+	// status names the assets that came on two.
+	OnGrowth string `yaml:"on_growth"`
 }
 
 // The values of StateConfig.OnMissing.
@@ -143,8 +147,16 @@ const (
 	OnMissingRebuild = "rebuild"
 )
 
+// The values of StateConfig.OnGrowth.
+const (
+	OnGrowthStop     = "stop"
+	OnGrowthContinue = "continue"
+)
+
 // DefaultState is the section's default.
-func DefaultState() StateConfig { return StateConfig{FullEvery: 20, Keep: 5, OnMissing: OnMissingStop} }
+func DefaultState() StateConfig {
+	return StateConfig{FullEvery: 20, Keep: 5, OnMissing: OnMissingStop, OnGrowth: OnGrowthStop}
+}
 
 // Validate reports what is out of bounds.
 func (c *StateConfig) Validate() []Fault {
@@ -159,6 +171,9 @@ func (c *StateConfig) Validate() []Fault {
 	case OnMissingStop, OnMissingResume, OnMissingRebuild:
 	default:
 		faults = append(faults, Faultf("on_missing", "want stop, resume or rebuild, got %q", c.OnMissing))
+	}
+	if c.OnGrowth != OnGrowthStop && c.OnGrowth != OnGrowthContinue {
+		faults = append(faults, Faultf("on_growth", "want %s or %s, got %q", OnGrowthStop, OnGrowthContinue, c.OnGrowth))
 	}
 	return faults
 }

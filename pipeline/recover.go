@@ -25,6 +25,9 @@ type place struct {
 // begin settles what an earlier owner of the partitions left open, finds where each task goes on and gives it its state.
 func (g *generation) begin(ctx context.Context) error {
 	e := g.engine
+	if err := g.checkWidth(ctx); err != nil {
+		return err
+	}
 	var places []*place
 	read := map[string]*state.Blob{}
 	for _, t := range g.tasks {
@@ -43,7 +46,7 @@ func (g *generation) begin(ctx context.Context) error {
 			return fmt.Errorf("topic %q, partition %d: %w", p.task.part.Topic(), p.task.part.ID(), err)
 		}
 		if p.anchor {
-			meta := state.Meta{Run: g.run, Blob: p.blob, TopicID: p.task.part.TopicID()}
+			meta := state.Meta{Run: g.run, Blob: p.blob, TopicID: p.task.part.TopicID(), Width: g.group.Width()}
 			anchors[p.task.part.ID()] = Commit{Offset: p.offset, Metadata: meta.String()}
 		}
 	}
@@ -53,6 +56,35 @@ func (g *generation) begin(ctx context.Context) error {
 	if err := e.timed(ctx, "anchor", func(ctx context.Context) error { return g.group.Commit(ctx, anchors) }); err != nil {
 		return fmt.Errorf("%w: %w", errNotCommitted, err)
 	}
+	return nil
+}
+
+// checkWidth finds out whether the topic has gained partitions since the group's commits. The settled work is committed by
+// then: growth ends a generation as any change does.
+func (g *generation) checkWidth(ctx context.Context) error {
+	e, width, before := g.engine, g.group.Width(), 0
+	if len(g.tasks) == 0 {
+		return nil
+	}
+	commits, err := g.group.Committed(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range commits {
+		if meta, err := state.ParseMeta(c.Metadata); err == nil {
+			before = max(before, meta.Width)
+		}
+	}
+	topic := g.tasks[0].part.Topic()
+	switch {
+	case before == 0 || before >= width:
+		return nil
+	case e.plan.State.OnGrowth == OnGrowthStop && !e.plan.Adopt:
+		return fmt.Errorf("%w: topic %q has %d partitions, and had %d: assets that are now sent to others begin anew there: start with "+
+			"--adopt to go on once, or set state.on_growth: continue", ErrConfig, topic, width, before)
+	}
+	e.env.Log.Warn("the topic has gained partitions: assets that are now sent to others begin anew there",
+		"topic", topic, "partitions", width, "before", before)
 	return nil
 }
 

@@ -327,3 +327,27 @@ func TestStateStoreFails(t *testing.T) {
 		}
 	})
 }
+
+// Scenario: the topic gains a partition between two runs.
+// Guarantees: the second run stops and says so, with nothing stored; told to continue it reads the new partition from its
+// beginning and the others from where they stood.
+func TestPartitionsGained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		plantOf(w)
+		w.live(t, summingPlan)
+		w.partitions[2] = []delivery{{ts: ramp(1, 5), asset: "d"}}
+		err := w.engine(summingPlan).Run(t.Context())
+		if !errors.Is(err, ErrConfig) || !strings.Contains(fmt.Sprint(err), "has 3 partitions, and had 2") {
+			t.Fatalf("want a fault of the configuration that names both numbers, got %v", err)
+		}
+		if n := len(w.stored(Telemetry)); n != 69 {
+			t.Fatalf("want nothing stored by a run that stops, got %d rows more", n-69)
+		}
+		w.live(t, func(p *Plan) { summingPlan(p); p.State.OnGrowth = OnGrowthContinue })
+		if n := len(w.stored(Telemetry)); n != 69+5 {
+			t.Errorf("want the 5 rows of the new partition, got %d", n-69)
+		}
+		w.live(t, summingPlan) // the new number is known now
+	})
+}

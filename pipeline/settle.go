@@ -204,7 +204,7 @@ func (g *generation) commit(ctx context.Context, step string, s *settlement, ope
 	commits := map[int32]Commit{}
 	for _, t := range s.tasks {
 		part := s.blob.Part(t.part.Topic(), t.part.ID())
-		meta := state.Meta{Run: s.cp.Run, Seq: s.cp.Seq, Blob: s.name, Open: open, TopicID: part.TopicID}
+		meta := state.Meta{Run: s.cp.Run, Seq: s.cp.Seq, Blob: s.name, Open: open, TopicID: part.TopicID, Width: g.group.Width()}
 		offset := part.To
 		if open {
 			offset = part.From

@@ -36,6 +36,8 @@ type Generation interface {
 	// them was stored. The group's coordinator refuses members of an older generation: the error then wraps ErrFenced. Any
 	// other error leaves it open what was stored, and the generation must end.
 	Commit(ctx context.Context, commits map[int32]Commit) error
+	// Width is the number of the topic's partitions, whoever has them.
+	Width() int
 	// Committed reads what the group has stored for every partition of the topic, whoever has it. A partition without a
 	// commit is absent.
 	Committed(ctx context.Context) (map[int32]Commit, error)

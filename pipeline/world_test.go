@@ -218,6 +218,7 @@ type worldGeneration struct {
 
 func (g *worldGeneration) Revoked() <-chan struct{} { return g.revoked }
 func (g *worldGeneration) Close() error             { return nil }
+func (g *worldGeneration) Width() int               { return len(g.partitions) }
 
 func (g *worldGeneration) partition(id int32, bounded bool) *worldPartition {
 	p := &worldPartition{

@@ -208,6 +208,9 @@ func (g *boundedGeneration) Revoked() <-chan struct{} { return g.revoked }
 
 func (g *boundedGeneration) Partitions() []pipeline.Partition { return listed(g.partitions) }
 
+// Width counts the partitions of the range: a re-run knows no others.
+func (g *boundedGeneration) Width() int { return len(g.partitions) }
+
 func (g *boundedGeneration) Commit(_ context.Context, commits map[int32]pipeline.Commit) error {
 	select {
 	case <-g.revoked:

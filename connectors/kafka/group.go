@@ -142,6 +142,9 @@ func (g *generation) Commit(ctx context.Context, commits map[int32]pipeline.Comm
 	}
 }
 
+// Width is the number of the topic's partitions as the generation began.
+func (g *generation) Width() int { return len(g.all) }
+
 // Committed reads what the group has stored for every partition of the topic.
 func (g *generation) Committed(ctx context.Context) (map[int32]pipeline.Commit, error) {
 	stored, err := patiently(ctx, g.source.client, func() (map[int32]pipeline.Commit, error) {

@@ -25,7 +25,7 @@ func (e *env) planCommand() *cobra.Command {
 		Use:   "plan FILE",
 		Short: "Show what a pipeline file would run, and what an edit does to the state that is stored",
 		Long: "Print the steps with their fingerprints and where state is kept. With --diff, read the newest state of each\n" +
-			"partition and say of every step whether a start from this file keeps it, migrates it or loses it.",
+			"partition and say of every step whether a start from this file keeps its state or loses it.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return e.showPlan(cmd.Context(), args[0], diff) },
 	}
@@ -69,7 +69,7 @@ type stepFate struct {
 	Was   string `json:"was,omitempty"` // fingerprint in the blob, where it is another
 	Keys  int    `json:"keys"`          // assets, mostly
 	Bytes int    `json:"bytes"`
-	// Version is the format of the values; the operator migrates older ones as it restores.
+	// Version is the format of the values, which the operator numbers.
 	Version uint32 `json:"version"`
 }
 

@@ -258,25 +258,27 @@ func (r *reconciled) count(ctx context.Context, hours []hour) error {
 	if len(byTopic) > 1 {
 		r.note("the topic was made anew: the ledger knows it under %d ids", len(byTopic))
 	}
-	found := map[string]map[stretch]counted{}
-	for id, stretches := range byTopic {
-		where, args := r.books.ofTopic(id, id == r.newest, len(byTopic) == 1)
-		var err error
-		if found[id], err = r.books.telemetry(ctx, stretches, where, args); err != nil {
-			return err
-		}
-	}
 	age, err := r.ageOf(ctx, pipeline.Telemetry, "ts_ingest")
 	if err != nil {
 		return err
 	}
+	found := map[string]stretchSums{}
+	for id, stretches := range byTopic {
+		where, args := r.books.ofTopic(id, id == r.newest, len(byTopic) == 1)
+		counts, err := r.books.telemetry(ctx, disjoint(stretches), where, args)
+		if err != nil {
+			return err
+		}
+		found[id] = newStretchSums(counts)
+	}
 	for i := range hours {
 		h := &hours[i]
-		r.judge(h, age, found[h.TopicID][stretch{h.Partition, h.From, h.To}])
+		r.judge(h, age, found[h.TopicID].over(stretch{h.Partition, h.From, h.To}))
 	}
 	for i := range r.Partitions {
-		p := &r.Partitions[i]
-		p.InFlight = found[p.topicID][stretch{p.Partition, p.Settled, p.End}].Rows
+		if p := &r.Partitions[i]; p.topicID == r.newest && p.Settled >= 0 {
+			p.InFlight = found[p.topicID].over(stretch{p.Partition, p.Settled, p.End}).Rows
+		}
 	}
 	return nil
 }
@@ -287,6 +289,9 @@ func (r *reconciled) judge(h *hour, age *age, c counted) {
 		Messages: h.Messages, Stored: c.Offsets, Holes: h.Offsets - h.Messages, Late: h.Counters["rows.late"], Rows: c.Rows,
 		Doubled: c.Rows - c.Places, Missing: max(0, int64(h.Rows[string(pipeline.Telemetry)])-c.Places), Reasons: h.Counters,
 	}
+	if h.Overlap > 0 { // what was read twice was stored twice
+		s.Missing = max(0, int64(h.Rows[string(pipeline.Telemetry)])-c.Rows)
+	}
 	for reason, n := range h.Counters {
 		if strings.HasPrefix(reason, "dead.") {
 			s.DeadLetters += n
@@ -296,6 +301,7 @@ func (r *reconciled) judge(h *hour, age *age, c counted) {
 	// if all of its rows are, so that drops are a bound.
 	dropped := h.Counters["rows.duplicate"] + h.Counters["refused."+string(pipeline.Telemetry)]
 	left := s.Messages - s.DeadLetters - s.Stored
+	left -= min(max(left, 0), h.Overlap)
 	several := int64(h.Rows[string(pipeline.Telemetry)])+dropped > s.Messages-s.DeadLetters
 	if s.Dropped = dropped; several {
 		s.Dropped = min(max(left, 0), dropped)

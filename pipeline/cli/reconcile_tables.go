@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,6 +92,64 @@ type counted struct {
 	Rows    int64 // all
 	Places  int64 // distinct offsets with their places in the message
 	Offsets int64 // distinct
+}
+
+// disjoint cuts stretches that overlap, so that each offset is in one.
+func disjoint(list []stretch) []stretch {
+	type edge struct {
+		partition int32
+		at        int64
+		opens     int
+	}
+	var edges []edge
+	for _, s := range list {
+		if s.from < s.to {
+			edges = append(edges, edge{s.partition, s.from, 1}, edge{s.partition, s.to, -1})
+		}
+	}
+	slices.SortFunc(edges, func(a, b edge) int {
+		return cmp.Or(cmp.Compare(a.partition, b.partition), cmp.Compare(a.at, b.at))
+	})
+	var cut []stretch
+	open := 0
+	for i, e := range edges {
+		if open > 0 && edges[i-1].at < e.at {
+			cut = append(cut, stretch{e.partition, edges[i-1].at, e.at})
+		}
+		open += e.opens
+	}
+	return cut
+}
+
+// stretchSums finds what disjoint stretches have together.
+type stretchSums map[int32][]tallied // by from
+
+type tallied struct {
+	stretch
+	counted
+}
+
+func newStretchSums(counts map[stretch]counted) stretchSums {
+	t := stretchSums{}
+	for s, c := range counts {
+		t[s.partition] = append(t[s.partition], tallied{s, c})
+	}
+	for _, list := range t {
+		slices.SortFunc(list, func(a, b tallied) int { return cmp.Compare(a.from, b.from) })
+	}
+	return t
+}
+
+// over sums up all within a stretch.
+func (t stretchSums) over(s stretch) (sum counted) {
+	list := t[s.partition]
+	at, _ := slices.BinarySearchFunc(list, s.from, func(x tallied, from int64) int { return cmp.Compare(x.from, from) })
+	for ; at < len(list) && list[at].to <= s.to; at++ {
+		sum.Rows += list[at].Rows
+		sum.Places += list[at].Places
+		sum.Offsets += list[at].Offsets
+	}
+	return sum
 }
 
 // The bounds of one query over the table telemetry: what it must remember, which is some 32 bytes an offset, and the length of its

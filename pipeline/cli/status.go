@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/pipeline/eventtime"
 )
 
 // statusTimeout bounds the question to a running pipeline, which answers from memory.
@@ -72,10 +73,34 @@ func (e *env) status(ctx context.Context, address string) error {
 	for _, partition := range slices.Sorted(maps.Keys(s.Dead)) {
 		fmt.Fprintf(e.Out, "partition %d: %d messages could not be decoded; see the dead-letter topic\n", partition, s.Dead[partition])
 	}
+	for i := range s.Findings {
+		fmt.Fprintln(e.Out, "finding:", findingText(&s.Findings[i]))
+	}
 	if s.Untracked > 0 {
 		fmt.Fprintf(e.Out, "%d rows were of assets beyond those that the status keeps\n", s.Untracked)
 	}
 	return nil
+}
+
+// findingText is a finding in a sentence.
+func findingText(f *pipeline.Finding) string {
+	off := time.Duration(f.Seconds * float64(time.Second)).Round(time.Millisecond)
+	switch f.Kind {
+	case eventtime.ClockAhead:
+		return fmt.Sprintf("device %q on partition %d: its clock is %v ahead; %d rows since %s are used by no result", f.Device,
+			f.Partitions[0], off, f.Rows, at(f.Since))
+	case eventtime.ClockBack:
+		return fmt.Sprintf("device %q on partition %d: its clock has gone back by %v; %d rows since %s", f.Device, f.Partitions[0], off,
+			f.Rows, at(f.Since))
+	case eventtime.BeforeMinTime:
+		return fmt.Sprintf("device %q on partition %d: its clock is not set: %d rows since %s have times before watermark.min_time", f.Device,
+			f.Partitions[0], f.Rows, at(f.Since))
+	case eventtime.Idle:
+		return fmt.Sprintf("device %q on partition %d: silent since %s; the others do not wait for it", f.Device, f.Partitions[0], at(f.Since))
+	case "asset_on_partitions":
+		return fmt.Sprintf("asset %q comes on partitions %v: its windows can't be put together; its messages need one key", f.Device, f.Partitions)
+	}
+	return fmt.Sprintf("%s: %q on partitions %v, %d rows since %s", f.Kind, f.Device, f.Partitions, f.Rows, at(f.Since))
 }
 
 func at(t time.Time) string {

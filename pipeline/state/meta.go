@@ -14,6 +14,7 @@ type Meta struct {
 	Blob    string // "" before the first checkpoint
 	Open    bool   // a plan: the blob's outbox may be sent in part, and the offset is that of the checkpoint before
 	TopicID string
+	Width   int // partitions of the topic
 }
 
 // MaxMeta is how long the text may be, in bytes. A broker takes 4,096 by default.
@@ -30,6 +31,7 @@ type metaText struct {
 	Blob  string `json:"blob,omitempty"`
 	State string `json:"state"`
 	Topic string `json:"topic,omitempty"`
+	Width int    `json:"partitions,omitempty"`
 }
 
 const (
@@ -39,7 +41,7 @@ const (
 
 // String is the text of the commit.
 func (m Meta) String() string {
-	t := metaText{V: Version, Run: hex.EncodeToString(m.Run[:]), Seq: m.Seq, Blob: m.Blob, State: settled, Topic: m.TopicID}
+	t := metaText{V: Version, Run: hex.EncodeToString(m.Run[:]), Seq: m.Seq, Blob: m.Blob, State: settled, Topic: m.TopicID, Width: m.Width}
 	if m.Open {
 		t.State = planned
 	}
@@ -68,6 +70,6 @@ func ParseMeta(text string) (Meta, error) {
 		return m, fmt.Errorf("%w: want a run of 32 hex digits and a state plan or done, got run %.40q, state %.40q", ErrForeign, t.Run, t.State)
 	}
 	copy(m.Run[:], run)
-	m.Seq, m.Blob, m.Open, m.TopicID = t.Seq, t.Blob, t.State == planned, t.Topic
+	m.Seq, m.Blob, m.Open, m.TopicID, m.Width = t.Seq, t.Blob, t.State == planned, t.Topic, t.Width
 	return m, nil
 }
