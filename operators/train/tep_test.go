@@ -141,6 +141,7 @@ func windows(t testing.TB, mem memory.Allocator, l schemas.Layout, samples []sam
 		at(schemas.NameCoverage).(*array.Float32Builder).Append(s.coverage)
 		at(schemas.NameKFirst).(*array.Int64Builder).Append(0)
 		at(schemas.NameKLast).(*array.Int64Builder).Append(0)
+		at(schemas.NameRevision).(*array.Uint32Builder).Append(0)
 		list := at(schemas.NameSamples).(*array.FixedSizeListBuilder)
 		list.Append(true)
 		for _, v := range s.values {
