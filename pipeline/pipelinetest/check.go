@@ -11,6 +11,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/apache/arrow/go/v15/arrow/memory"
 	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/schemas"
 )
 
 // Step is one call of an operator: Process if there is a batch, else Advance.
@@ -139,6 +140,11 @@ func (r *operatorRun) text(t *testing.T, out *Collector) string {
 	for _, rec := range out.Rows {
 		if !rec.Schema().Equal(r.schema) {
 			t.Fatalf("rows: want the schema of Bind\n%s\ngot\n%s", r.schema, rec.Schema())
+		}
+	}
+	for _, rec := range out.Late {
+		if !rec.Schema().Equal(schemas.Telemetry()) {
+			t.Fatalf("late rows: want telemetry.v1\n%s\ngot\n%s", schemas.Telemetry(), rec.Schema())
 		}
 	}
 	return WriteTable(out.Rows) + WriteTable(out.Events) + WriteTable(out.Late) +
