@@ -1,9 +1,9 @@
 package blob
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -12,67 +12,87 @@ import (
 	"github.com/tailrace/tailrace/pipeline/state"
 )
 
-// inMemory keeps blobs until the process ends.
-type inMemory struct {
+// memory keeps blobs in memory.
+type memory struct {
 	mu    sync.Mutex
-	blobs map[string]entry
+	blobs map[string]stored
 }
 
-type entry struct {
+type stored struct {
 	data     []byte
 	modified time.Time
 }
 
-var _ state.Store = (*inMemory)(nil)
+var _ state.Store = (*memory)(nil)
 
-func newMemory() *inMemory { return &inMemory{blobs: map[string]entry{}} }
+func newMemory() *memory { return &memory{blobs: map[string]stored{}} }
 
-// Open does nothing.
-func (m *inMemory) Open(context.Context) error { return nil }
+// Open has nothing to check.
+func (m *memory) Open(ctx context.Context) error { return ctx.Err() }
 
-// Put keeps a copy.
-func (m *inMemory) Put(_ context.Context, name string, data []byte) error {
+// Put keeps a copy of data.
+func (m *memory) Put(ctx context.Context, name string, data []byte) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, ok := m.blobs[name]; !ok {
-		m.blobs[name] = entry{slices.Clone(data), time.Now()}
+	if old, ok := m.blobs[name]; ok {
+		if !bytes.Equal(old.data, data) {
+			return otherBytes(name, len(old.data), len(data))
+		}
+		return ctx.Err()
 	}
-	return nil
+	m.blobs[name] = stored{slices.Clone(data), time.Now()}
+	return ctx.Err()
 }
 
-// Get returns what was put; it must not be changed.
-func (m *inMemory) Get(_ context.Context, name string) ([]byte, error) {
+func otherBytes(name string, old, data int) error {
+	return fmt.Errorf("put %s: want the bytes that are there already (%d of them), got %d others: a name is written once", name, old, data)
+}
+
+// Get returns a copy.
+func (m *memory) Get(ctx context.Context, name string) ([]byte, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if e, ok := m.blobs[name]; ok {
-		return e.data, nil
+	b, ok := m.blobs[name]
+	if !ok {
+		return nil, fmt.Errorf("get %s: %w", name, state.ErrNotFound)
 	}
-	return nil, fmt.Errorf("%w: %s in memory", state.ErrNotFound, name)
+	return slices.Clone(b.data), ctx.Err()
 }
 
-// List gives the blobs by name.
-func (m *inMemory) List(_ context.Context, prefix string) ([]state.Info, error) {
+// List gives what there is.
+func (m *memory) List(ctx context.Context, prefix string) ([]state.Info, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var list []state.Info
-	for _, name := range slices.Sorted(maps.Keys(m.blobs)) {
+	for name, b := range m.blobs {
 		if strings.HasPrefix(name, prefix) {
-			list = append(list, state.Info{Name: name, Size: int64(len(m.blobs[name].data)), Modified: m.blobs[name].modified})
+			list = append(list, state.Info{Name: name, Size: int64(len(b.data)), Modified: b.modified})
 		}
 	}
-	return list, nil
+	sortByName(list)
+	return list, ctx.Err()
+}
+
+func sortByName(list []state.Info) {
+	slices.SortFunc(list, func(a, b state.Info) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // Delete forgets a blob.
-func (m *inMemory) Delete(_ context.Context, name string) error {
+func (m *memory) Delete(ctx context.Context, name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.blobs, name)
-	return nil
+	return ctx.Err()
 }
 
-// Close does nothing.
-func (m *inMemory) Close() error { return nil }
+// Close does nothing: the blobs go with the store.
+func (m *memory) Close() error { return nil }
