@@ -517,9 +517,9 @@ func (r *chaosResult) gates() []string {
 	if r.NumbersMissing != 0 {
 		faults = append(faults, fmt.Sprintf("want every row that was sent, got %d fewer", r.NumbersMissing))
 	}
-	if r.Rows+r.DeadLetters != r.Produced {
-		faults = append(faults, fmt.Sprintf("want rows and dead letters to be what the topic holds, %d, got %d and %d",
-			r.Produced, r.Rows, r.DeadLetters))
+	if doubles := r.Counters["rows.duplicate"]; r.Rows+r.DeadLetters+doubles != r.Produced {
+		faults = append(faults, fmt.Sprintf("want rows, dead letters and doubles to be what the topic holds, %d, got %d, %d and %d",
+			r.Produced, r.Rows, r.DeadLetters, doubles))
 	}
 	if r.PeakHeld == 0 || r.PeakHeld > r.MemoryBudget {
 		faults = append(faults, fmt.Sprintf("want some bytes held and at most the budget of %d, got %d", r.MemoryBudget, r.PeakHeld))

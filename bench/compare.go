@@ -23,6 +23,11 @@ type comparison struct {
 	EventsMissing int64 `json:"events_missing"` // openings and closings by (asset, detector, start)
 	EventsDiffer  int64 `json:"events_differ"`  // with other contents, doubled, or that only the disturbed run has
 
+	// What the ledgers say: messages that are not accounted for, and counters that the two runs have otherwise.
+	LedgerMissing  int64            `json:"ledger_missing"`
+	CountersDiffer int64            `json:"counters_differ"`
+	Counters       map[string]int64 `json:"counters"` // of the disturbed run
+
 	// What the undisturbed run stored: zeros compare equal and prove nothing.
 	Rows    int64 `json:"rows"`
 	Windows int64 `json:"windows"`
@@ -37,7 +42,46 @@ func compare(ctx context.Context, q *queries, disturbed, undisturbed string) (c 
 	} {
 		err = errors.Join(err, q.row(ctx, sql, &c))
 	}
+	var d, u ledger
+	err = errors.Join(err, q.row(ctx, ledgerSQL(disturbed), &d), q.row(ctx, ledgerSQL(undisturbed), &u))
+	c.Counters = d.Counters
+	for key, n := range d.Counters {
+		if u.Counters[key] != n {
+			c.CountersDiffer++
+		}
+	}
+	for key := range u.Counters {
+		if _, ok := d.Counters[key]; !ok {
+			c.CountersDiffer++
+		}
+	}
+	c.LedgerMissing = d.missing(u)
 	return c, err
+}
+
+// ledger is what all settled checkpoints of a run say together.
+type ledger struct {
+	Messages int64
+	Rows     int64 // of telemetry
+	Counters map[string]int64
+}
+
+// missing is how many messages are in no place: not stored as a row (each has one), no dead letter, no double; or not in the
+// ledger, as the other run's has them.
+func (l *ledger) missing(other ledger) int64 {
+	elsewhere := l.Counters["rows.duplicate"]
+	for key, n := range l.Counters {
+		if strings.HasPrefix(key, "dead.") {
+			elsewhere += n
+		}
+	}
+	return max(other.Messages-l.Messages, l.Messages-other.Messages) +
+		max(l.Messages-l.Rows-elsewhere, l.Rows+elsewhere-l.Messages)
+}
+
+func ledgerSQL(database string) string {
+	return fmt.Sprintf("SELECT toInt64(sum(messages)) AS Messages, toInt64(sumMap(rows)['telemetry']) AS Rows, sumMap(counters) AS Counters FROM %s.checkpoints",
+		database)
 }
 
 // telemetrySQL compares by lineage. Columns of arrival and of the checkpoint are another run's own.
@@ -131,6 +175,7 @@ func (c *comparison) gates() []string {
 		{"rows of telemetry that differ", c.TelemetryDiffer}, {"windows missing", c.WindowsMissing},
 		{"windows that differ", c.WindowsDiffer}, {"predictions doubled", c.PredictionsDoubled},
 		{"events missing", c.EventsMissing}, {"events that differ", c.EventsDiffer},
+		{"messages that the ledger can't place", c.LedgerMissing}, {"counters that differ", c.CountersDiffer},
 	} {
 		if g.n != 0 {
 			faults = append(faults, fmt.Sprintf("want no %s, got %d", g.what, g.n))

@@ -12,11 +12,11 @@ func checkpointSteps() []string {
 
 // recoverySteps are reached by whoever finds an open plan.
 func recoverySteps() []string {
-	return []string{"recover-plan", "recover-sent", "recover-ledger", "recover-commit"}
+	return []string{"recover-plan", "recover-sent", "recover-flushed", "recover-ledger", "recover-commit"}
 }
 
 // openers leave a plan open.
-func openers() []string { return []string{"block", "table", "sent", "flushed"} }
+func openers() []string { return []string{"block", "table", "sent", "flushed", "ledger"} }
 
 // action is one or two kills.
 type action struct {

@@ -18,6 +18,7 @@ const answerMax = 16 << 20
 type queries struct {
 	address        string
 	user, password string
+	database       string // "" is the server's default
 }
 
 func (q *queries) do(ctx context.Context, sql string) ([]byte, error) {
@@ -25,6 +26,9 @@ func (q *queries) do(ctx context.Context, sql string) ([]byte, error) {
 	if q.user != "" {
 		settings.Set("user", q.user)
 		settings.Set("password", q.password)
+	}
+	if q.database != "" {
+		settings.Set("database", q.database)
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+q.address+"/?"+settings.Encode(), strings.NewReader(sql))
 	if err != nil {
