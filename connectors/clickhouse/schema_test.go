@@ -74,15 +74,15 @@ func TestSinkFillsEveryColumn(t *testing.T) {
 	if _, err := ApplySchema(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	for _, table := range tables() {
+	for _, table := range shapes() {
 		var want []string
-		for _, in := range table.input() {
+		for _, in := range table.columns {
 			want = append(want, in.Name+"|"+string(in.Data.Type()))
 		}
 		got := lines(t, c, "name, type",
-			"system.columns WHERE database = 'tailrace' AND table = '"+string(table.name())+"' ORDER BY position")
+			"system.columns WHERE database = 'tailrace' AND table = '"+table.name+"' ORDER BY position")
 		if !reflect.DeepEqual(got, want) {
-			t.Errorf("table %s:\nsink %v\nSQL  %v", table.name(), want, got)
+			t.Errorf("table %s:\nsink %v\nSQL  %v", table.name, want, got)
 		}
 	}
 }

@@ -119,7 +119,14 @@ func (s *Sink) Close() error {
 	return nil
 }
 
-// Write stores c, one block after the other.
+// Write stores c, one block after the other, and gives back the rows that the server refuses.
+//
+// A block is sent under its plain token and looked for only if it is in doubt: after an attempt whose outcome is not known, and
+// if c is resent. A resent block that is found is not sent. One that is not found gets the time to settle and is looked for
+// again; then it is sent under the plain token, since a process that is believed dead may still send it under that, and
+// looked for once more; acknowledged and not there means that the server lost it after it had noted the token, and it is
+// sent under a further one. All that is transient is tried again until ctx ends; a hung server ends an attempt after
+// insert_timeout.
 func (s *Sink) Write(ctx context.Context, c *pipeline.Checkpoint) (pipeline.Written, error) {
 	for name := range c.Parts {
 		if !s.has(name) {

@@ -2,6 +2,7 @@
 -- the same k_topic, k_part, k_offset and k_idx.
 -- The TTL counts from arrival, so that late history does not expire at the door. It is a DateTime64, which wraps in no
 -- year that a clock can show.
+-- The index finds the rows of one checkpoint, and halves of a block among them, without reading a month.
 -- The deduplication windows outlast a week of outage: a retried block must still meet its token.
 CREATE TABLE IF NOT EXISTS telemetry (
     ts        DateTime64(6, 'UTC') COMMENT 'event time' CODEC(Delta, ZSTD(1)),

@@ -21,22 +21,25 @@ CREATE TABLE IF NOT EXISTS predictions (
     k_part        Int32 COMMENT 'lineage: partition' CODEC(ZSTD(1)),
     k_first       Int64 COMMENT 'lineage: lowest offset among the samples; -1 if none' CODEC(Delta, ZSTD(1)),
     k_last        Int64 COMMENT 'lineage: highest offset among the samples; -1 if none' CODEC(Delta, ZSTD(1)),
+    backfill      Bool COMMENT 'from a historical burst, not live',
     run           UInt128 COMMENT 'the run that wrote the row' CODEC(ZSTD(1)),
     seq           UInt64 COMMENT 'the checkpoint of the run' CODEC(Delta, ZSTD(1)),
-    block         UInt32 COMMENT 'the block of the checkpoint: one INSERT' CODEC(ZSTD(1))
+    block         UInt32 COMMENT 'the block of the checkpoint: one INSERT' CODEC(ZSTD(1)),
+    INDEX checkpoint (run, seq) TYPE minmax GRANULARITY 1
 )
 ENGINE = MergeTree
 PARTITION BY toYYYYMM(ts)
-ORDER BY (asset, model, model_version, ts, window_start, revision)
+ORDER BY (asset, model, model_version, ts, window_start, window_end, revision)
 TTL ts_ingest + INTERVAL 2 YEAR
 SETTINGS
     non_replicated_deduplication_window = 100000,
     replicated_deduplication_window = 100000,
     replicated_deduplication_window_seconds = 604800;
 
--- The newest word on each window. It does not lean on merges.
+-- The newest word on each window. It does not lean on merges. ts follows from window_end; it is in the key so that a
+-- condition on it reads no more than its months.
 CREATE VIEW IF NOT EXISTS predictions_latest AS
 SELECT *
 FROM predictions
-ORDER BY asset, model, model_version, ts, window_start, revision DESC
-LIMIT 1 BY asset, model, model_version, ts, window_start;
+ORDER BY asset, model, model_version, ts, window_start, window_end, revision DESC
+LIMIT 1 BY asset, model, model_version, ts, window_start, window_end;

@@ -38,7 +38,8 @@ CREATE TABLE IF NOT EXISTS anomaly_events (
     run                      UInt128 COMMENT 'the run that wrote the row',
     seq                      UInt64 COMMENT 'the checkpoint of the run',
     block                    UInt32 COMMENT 'the block of the checkpoint: one INSERT',
-    event                    String COMMENT 'the whole record as JSON, as on the topic' CODEC(ZSTD(3))
+    event                    String COMMENT 'the whole record as JSON, as on the topic' CODEC(ZSTD(3)),
+    INDEX checkpoint (run, seq) TYPE minmax GRANULARITY 1
 )
 ENGINE = MergeTree
 PARTITION BY toYYYYMM(event_ts)
