@@ -207,11 +207,16 @@ func (k calendar) longest() int64 {
 	}
 	first := time.Date(firstYear, 1, 1, 0, 0, 0, 0, time.UTC)
 	look(first, first.Add(31*24*time.Hour)) // a month of 31 days, every weekday
-	last, week := time.Date(lastYear, 1, 1, 0, 0, 0, 0, time.UTC), 7*24*time.Hour
-	for t, offset := first, k.offset(first); t.Before(last); t = t.Add(week) {
-		if next := k.offset(t.Add(week)); next != offset {
-			look(t, t.Add(week))
-			offset = next
+	const day, week = 24 * time.Hour, 7 * 24 * time.Hour
+	last := time.Date(lastYear, 1, 1, 0, 0, 0, 0, time.UTC)
+	for t := first; t.Before(last); t = t.Add(week) {
+		if k.offset(t) == k.offset(t.Add(week)) {
+			continue
+		}
+		for d := t; d.Before(t.Add(week)); d = d.Add(day) {
+			if k.offset(d) != k.offset(d.Add(day)) {
+				look(d, d.Add(day))
+			}
 		}
 	}
 	return longest

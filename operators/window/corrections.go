@@ -152,9 +152,12 @@ func (o *Operator) settle(id int32, to int64) {
 	o.keep.set(id, o.release(a))
 }
 
-// room makes room for one more row, if need be by letting go the oldest of what is only kept for corrections.
-func (o *Operator) room() bool {
-	for o.state+o.rowBytes() > int64(o.config.MaxState) {
+// fits tells whether there is room for one more row.
+func (o *Operator) fits() bool { return o.state+o.rowBytes() <= int64(o.config.MaxState) }
+
+// makeRoom makes room for one more row by letting go the oldest of what is only kept for corrections.
+func (o *Operator) makeRoom() bool {
+	for !o.fits() {
 		id, at := o.keep.first()
 		if id < 0 || at > o.watermark {
 			return false

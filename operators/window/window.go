@@ -248,7 +248,10 @@ func (o *Operator) Process(_ context.Context, in arrow.Record, _ pipeline.Emitte
 		case ts <= o.settled:
 			dropped.late++
 			continue
-		case !o.room() && !(id >= 0 && revision[i] > 0 && o.assets[id].holds(ts)):
+		case id >= 0 && ts <= o.assets[id].settled:
+			dropped.maxState++
+			continue
+		case !o.fits() && !(id >= 0 && o.assets[id].holds(ts)) && !o.makeRoom():
 			dropped.maxState++
 			continue
 		}
@@ -259,7 +262,7 @@ func (o *Operator) Process(_ context.Context, in arrow.Record, _ pipeline.Emitte
 			}
 		}
 		a := &o.assets[id]
-		if ts <= a.settled {
+		if ts <= a.settled { // what it would correct was let go to make room for it
 			dropped.maxState++
 			continue
 		}
