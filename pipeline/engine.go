@@ -180,9 +180,10 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// ignoreCommit logs a commit that failed and lets the member rejoin: what is to be done is read from the group again.
+// ignoreCommit logs a commit that failed, or offsets that could not be read, and lets the member rejoin: what is to be done is
+// read from the group again.
 func ignoreCommit(err error, log *slog.Logger) error {
-	if errors.Is(err, errNotCommitted) {
+	if (errors.Is(err, errNotCommitted) || errors.Is(err, errNotRead)) && !errors.Is(err, ErrConfig) {
 		log.Warn("rejoining the group", "error", err)
 		return nil
 	}

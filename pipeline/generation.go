@@ -36,6 +36,9 @@ type generation struct {
 // the group has stored. What is to be done is read from the group again.
 var errNotCommitted = errors.New("offsets not committed")
 
+// errNotRead ends a generation in which the group does not say what it has stored: it is asked again in the next.
+var errNotRead = errors.New("offsets not read")
+
 // errStalled ends the engine: a task has been at one delivery for too long, and Go can't take it back.
 var errStalled = errors.New("a task makes no progress")
 

@@ -68,7 +68,7 @@ func (g *generation) checkWidth(ctx context.Context) error {
 	}
 	commits, err := g.group.Committed(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNotRead, err)
 	}
 	for _, c := range commits {
 		if meta, err := state.ParseMeta(c.Metadata); err == nil {
@@ -222,7 +222,11 @@ func (g *generation) missing(ctx context.Context, t *task, target int64, why str
 func (g *generation) newestBlob(ctx context.Context, t *task, target int64, read map[string]*state.Blob) (name string, at int64, err error) {
 	e := g.engine
 	at = -1
-	list, err := e.plan.Store.List(ctx, e.plan.ID+"/")
+	var list []state.Info
+	err = e.persist(ctx, "the state store does not list blobs", func(ctx context.Context) (err error) {
+		list, err = e.plan.Store.List(ctx, e.plan.ID+"/")
+		return err
+	})
 	if err != nil {
 		return "", -1, err
 	}
@@ -236,7 +240,11 @@ func (g *generation) newestBlob(ctx context.Context, t *task, target int64, read
 		if part == nil || part.TopicID != t.part.TopicID() || part.To > target || part.To <= at {
 			continue
 		}
-		if _, err := state.Restore(ctx, e.plan.Store, info.Name, part.Topic, part.Partition, read); err == nil {
+		err = e.persist(ctx, "the state store gives no blobs", func(ctx context.Context) error {
+			_, err := state.Restore(ctx, e.plan.Store, info.Name, part.Topic, part.Partition, read)
+			return err
+		})
+		if err == nil {
 			name, at = info.Name, part.To
 		}
 	}
