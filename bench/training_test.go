@@ -63,6 +63,15 @@ func TestBadCommandLines(t *testing.T) {
 		{"training --seconds NaN", "--seconds"},
 		{"training --rounds 0", "--rounds"},
 		{"training --nothing", "nothing"},
+		{"chaos --scenario flood", "--scenario"},
+		{"chaos --kills 3", "--kills"},
+		{"chaos --kafka none", "--kafka"},
+		{"chaos --memory much", "memory"},
+		{"chaos --assets 1", "--assets"},
+		{"w1 --records 1", "--records"},
+		{"w1 --rounds 0", "--rounds"},
+		{"snapshot --most 1", "--most"},
+		{"generate --assets 0", "--assets"},
 	} {
 		var out bytes.Buffer
 		err := run(t.Context(), strings.Fields(c.line), &out, io.Discard)
