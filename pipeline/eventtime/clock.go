@@ -9,10 +9,13 @@
 // step, less one nanosecond: rows with the newest row's own time may still come. It never goes back. A row moves it after
 // it has been judged. A row at or before its lane's watermark is late.
 //
-// Idle. The task's clock is the newest arrival of any row of the partition, or the time of a barrier at the partition's end.
-// A device whose own clock has not moved for idle_timeout on the task's clock is idle: the others no longer wait for it,
+// Arrival. A row has arrived at its ts_ingest, or when an earlier row has if that is later, since a partition is in the order of
+// arrival; but not later than the present, if the clock is told it. The task's clock is the newest arrival of any row of the
+// partition, or the time of a barrier at the partition's end.
+//
+// Idle. A device whose own clock has not moved for idle_timeout on the task's clock is idle: the others no longer wait for it,
 // be it silent, its clock stopped or set back, or suspect. So none can hold the watermark for longer. It is active again
-// with the next row that moves its clock, unless that is behind the watermark by more than max_skew: then it is a device
+// with the next row that moves its clock, unless that is behind the live watermark by more than max_skew: then it is a device
 // with a wrong clock, and waiting for it would delay all others by as much.
 //
 // All idle. When no live device is active, the live watermark goes on at barriers at the partition's end: event time runs on
@@ -24,8 +27,9 @@
 //
 // History. A row is history if its source flagged it historical; if it is more than late_after behind its own device's clock,
 // or behind the watermark, which an idle or an unknown device follows; or if it is late and goes on where a burst of its
-// device stands. History has device clocks and a watermark of its own under the same rules. When all its devices are
-// idle its watermark goes one step past its newest row, so that its windows close.
+// device stands. History has device clocks and a watermark of its own under the same rules, but for two. Its watermark
+// first moves idle_timeout after a burst has begun, or with the 100,000th row, so that devices that begin later are in time.
+// And when all its devices are idle it goes one step past its newest row, so that its windows close.
 //
 // Duplicates. A row equal to an earlier one of its lane in asset, tag and time is dropped, if its time is later than the
 // watermark less out_of_order and allowed_lateness. Suspect rows are not looked at.
@@ -54,6 +58,9 @@ type Config struct {
 	// MaxRecent is how many times of one asset's tag are remembered to know duplicates; past it the oldest are forgotten.
 	// 0 is 100000: a tag at 1 kHz over 100 s, in 800 kB.
 	MaxRecent int
+	// GatherRows is how many rows of history wait at most for other devices to begin as well. 0 is 100000, a twentieth of what
+	// align holds.
+	GatherRows int
 }
 
 // Lane is one of two flows of rows with a watermark each.
@@ -113,8 +120,10 @@ const (
 // Clock is the event-time clock of one partition. It is for one goroutine.
 type Clock struct {
 	minTime, maxSkew, idle, lateAfter int64 // ns
+	gatherRows                        int
 
 	now     int64 // the task's clock
+	present int64 // nothing arrives later
 	due     int64 // when the next device may be idle, or earlier: past it the clock looks
 	lanes   [lanes]lane
 	names   names
@@ -130,17 +139,25 @@ func New(c Config, mem memory.Allocator) *Clock {
 	limit := func(d time.Duration) int64 { return min(max(int64(d), 0), longest) }
 	k := &Clock{
 		minTime: max(c.MinTime, -farthest), maxSkew: limit(c.MaxSkew), idle: limit(c.IdleTimeout),
-		lateAfter: limit(c.LateAfter), now: -farthest, due: farthest, names: newNames(mem, c.MaxDevices),
+		lateAfter: limit(c.LateAfter), now: -farthest, present: farthest, due: farthest, gatherRows: c.GatherRows, names: newNames(mem, c.MaxDevices),
 		faults: map[int32]*fault{}, nobody: newTrack(),
 	}
 	if c.MaxRecent <= 0 {
 		c.MaxRecent = 100_000
+	}
+	if k.gatherRows <= 0 {
+		k.gatherRows = 100_000
 	}
 	for i := range k.lanes {
 		k.lanes[i] = newLane(max(limit(c.Step), 1), limit(c.OutOfOrder), limit(c.AllowedLateness), c.MaxRecent)
 	}
 	return k
 }
+
+// Present says what time it is on this machine, ns UTC: what has arrived later than that counts as arrived then. Kafka's records
+// may have their producer's time, and a gateway whose clock is ahead stamps them as wrongly as its rows. Without it every
+// arrival is believed.
+func (c *Clock) Present(now int64) { c.present = min(now, farthest) }
 
 // Watermark is where a lane's watermark stands, ns UTC; math.MinInt64 before the lane's first row.
 func (c *Clock) Watermark(l Lane) int64 { return c.lanes[l].watermark }
@@ -150,10 +167,10 @@ func (c *Clock) Release() { c.names.release() }
 
 // row is one row as it is judged.
 type row struct {
-	index       int
-	ts, arrived int64
-	flags       uint32
-	device      int32
+	index  int
+	ts     int64
+	flags  uint32
+	device int32
 }
 
 // Judge looks at the rows of a batch of telemetry.v1, in order. It borrows the batch.
@@ -171,19 +188,20 @@ func (c *Clock) Judge(batch arrow.Record) Verdict {
 	)
 	n.start(batch)
 	for i := range times {
-		r := row{index: i, ts: int64(times[i]), arrived: min(max(int64(arrivals[i]), -farthest), farthest), flags: flags[i]}
+		c.now = max(c.now, min(int64(arrivals[i]), c.present))
+		r := row{index: i, ts: int64(times[i]), flags: flags[i]}
 		if n.assetAt[i] != n.lastAsset || n.srcAt[i] != n.lastSrc {
 			n.look(n.assetAt[i], n.srcAt[i])
 		}
 		r.device = n.device
 		lane, l, t := Live, live, c.track(Live, r.device)
 		// Most rows have nothing about them: in time, by a clock that is believed.
-		if r.flags != 0 || r.ts <= l.watermark || r.ts < max(c.minTime, t.newest-behind) || r.ts > r.arrived+c.maxSkew || t.fault {
+		if r.flags != 0 || r.ts <= l.watermark || r.ts < max(c.minTime, t.newest-behind) || r.ts > c.now+c.maxSkew || t.fault {
 			var suspect bool
 			if lane, suspect = c.classify(&r, t); suspect {
 				c.mark(&r, lane, flagSuspect)
 				c.cuts.add(i, lane)
-				c.arrive(&r)
+				c.expireDue()
 				continue
 			}
 			l, t = &c.lanes[lane], c.track(lane, r.device)
@@ -201,17 +219,19 @@ func (c *Clock) Judge(batch arrow.Record) Verdict {
 			}
 			c.cuts.add(i, lane)
 		}
+		if lane == History {
+			c.gather(l)
+		}
 		if r.ts > t.newest {
 			c.progress(&r, lane, t)
 		}
 		if r.ts > l.newest {
-			l.newest, l.newestArrived = r.ts, r.arrived
+			l.newest, l.newestArrived = r.ts, c.now
 		}
 		if lane == History {
-			l.lastArrived, l.open = max(l.lastArrived, r.arrived), true
-			c.due = min(c.due, l.lastArrived+c.idle)
+			c.move(History) // also if enough rows have gathered with one that moves no clock
 		}
-		c.arrive(&r)
+		c.expireDue()
 	}
 	v.Spans = c.cuts.end()
 	return *v
@@ -240,8 +260,8 @@ func (c *Clock) classify(r *row, t *track) (lane Lane, suspect bool) {
 	case r.ts < c.minTime:
 		c.found(r, t, BeforeMinTime, c.minTime-max(r.ts, -farthest))
 		return lane, true
-	case r.ts > r.arrived+c.maxSkew:
-		c.found(r, t, ClockAhead, min(r.ts, farthest+longest)-r.arrived)
+	case r.ts > c.now+c.maxSkew:
+		c.found(r, t, ClockAhead, min(r.ts, farthest+longest)-c.now)
 		return lane, true
 	case r.flags&flagSuspect != 0: // the decoder's limits are tighter
 		return lane, true
@@ -294,7 +314,7 @@ func (c *Clock) progress(r *row, lane Lane, t *track) {
 		return
 	}
 	l := &c.lanes[lane]
-	t.newest, t.arrived = r.ts, max(t.arrived, r.arrived)
+	t.newest, t.arrived = r.ts, c.now
 	c.touch(r.device, t)
 	switch {
 	case t.active && r.ts < t.end:
@@ -302,7 +322,7 @@ func (c *Clock) progress(r *row, lane Lane, t *track) {
 	case t.active:
 		l.buckets.remove(t.slot)
 		l.place(t)
-	case l.watermark != none && r.ts <= l.watermark-c.maxSkew:
+	case lane == Live && l.watermark != none && r.ts <= l.watermark-c.maxSkew:
 		return // a wrong clock, which the others don't wait for
 	default:
 		l.join(r.device)
@@ -314,6 +334,9 @@ func (c *Clock) progress(r *row, lane Lane, t *track) {
 // move brings a lane's watermark up to its slowest device.
 func (c *Clock) move(lane Lane) {
 	l := &c.lanes[lane]
+	if l.gathers {
+		return
+	}
 	if bucket, ok := l.buckets.min(); ok {
 		c.raise(lane, bucket*l.step-1)
 	}
@@ -326,14 +349,27 @@ func (c *Clock) raise(lane Lane, watermark int64) {
 	}
 }
 
-// arrive lets the task's clock run up to a row's arrival. A row that arrived too long ago leaves its device idle.
-func (c *Clock) arrive(r *row) {
-	if c.now = max(c.now, r.arrived); c.now > c.due {
+// gather counts a row of history. When a burst begins its watermark waits for other devices: after an outage of the network
+// they all send, and those that begin a little later must not find their time gone.
+func (c *Clock) gather(l *lane) {
+	if !l.open {
+		l.open, l.gathers, l.gathered, l.began = true, true, 0, c.now
+	}
+	l.lastArrived = c.now
+	if l.gathered++; l.gathered >= c.gatherRows {
+		l.gathers = false
+	}
+	c.due = min(c.due, c.now+c.idle)
+}
+
+// expireDue looks for idle devices if there may be one.
+func (c *Clock) expireDue() {
+	if c.now > c.due {
 		c.expire()
 	}
 }
 
-// expire takes devices that have become idle out of their lane's minimum.
+// expire takes devices that have become idle out of their lane's minimum, and ends what waits for the clock in history.
 func (c *Clock) expire() {
 	c.due = farthest
 	for lane := range lanes {
@@ -350,13 +386,22 @@ func (c *Clock) expire() {
 			c.due = min(c.due, l.waiting[0].arrived+c.idle)
 		}
 	}
-	switch h := &c.lanes[History]; {
-	case !h.open || h.buckets.active > 0:
-	case c.now-h.lastArrived <= c.idle:
-		c.due = min(c.due, h.lastArrived+c.idle)
-	default:
+	h := &c.lanes[History]
+	if !h.open {
+		return
+	}
+	if h.gathers && c.now-h.began > c.idle {
+		h.gathers = false
+		c.move(History)
+	}
+	if h.buckets.active == 0 && c.now-h.lastArrived > c.idle {
 		h.open = false
 		c.raise(History, floor(h.newest+h.step, h.step)*h.step-1)
+		return
+	}
+	c.due = min(c.due, h.lastArrived+c.idle)
+	if h.gathers {
+		c.due = min(c.due, h.began+c.idle)
 	}
 }
 
@@ -367,9 +412,7 @@ func (c *Clock) Tick(now int64, caughtUp bool) []Span {
 		return nil
 	}
 	c.cuts.start(c.verdict.Spans[:0])
-	if now = min(max(now, -farthest), farthest); now > c.now {
-		c.now = now
-	}
+	c.now = max(c.now, min(now, farthest))
 	c.expire()
 	if l := &c.lanes[Live]; l.buckets.active == 0 && l.newest != unset {
 		runs := min(l.newest+max(c.now-l.newestArrived, 0), c.now) - c.idle

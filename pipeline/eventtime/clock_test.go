@@ -167,8 +167,8 @@ func TestSilentForHalfAnHour(t *testing.T) {
 }
 
 // Scenario: A device that was cut off for 150 days sends them after its first live rows, unflagged, up to the present.
-// Guarantees: All of them are history, the last hour as well, and none is late; the lane's watermark goes along; when the device has
-// been idle there it goes a step past the last row.
+// Guarantees: All of them are history, the last hour as well, and none is late; from the 10,000th row on the lane's watermark
+// goes along; when the device has been idle there it goes a step past the last row.
 func TestBurstOf150Days(t *testing.T) {
 	const n = 20_000
 	rows := []in{sent("gateway", "x", 0), sent("other", "x", 0)}
@@ -179,12 +179,60 @@ func TestBurstOf150Days(t *testing.T) {
 	for i := range 60 {
 		rows = append(rows, sent("other", "x", 3+float64(i)))
 	}
-	got := run(t, defaults(), rows, nil, nil, nil)
+	c := defaults()
+	c.GatherRows = n / 2
+	got := run(t, c, rows, nil, nil, nil)
 	if want := [4]int{0, 0, n, 0}; got.counts != want {
 		t.Errorf("want counts %v, got %v", want, got.counts)
 	}
-	if h := got.lanes[History]; len(h) != 2*n+1 || h[len(h)-1] != "=-1" || h[len(h)-2] != "=-1000000001" {
+	if h := got.lanes[History]; len(h) != n+n/2+2 || h[n/2] != fmt.Sprint("=", -(1+int64(period)*(n/2))*second-1) || h[len(h)-1] != "=-1" || h[len(h)-2] != "=-1000000001" {
 		t.Errorf("want %d rows and a move after each, then one past the last, got %d and %v", n, len(h), h[max(0, len(h)-4):])
+	}
+}
+
+// Scenario: Three devices were cut off together and send eight hours each, one after the other within half a minute.
+// Guarantees: None of their rows is late: the lane's watermark waits for those that begin later.
+func TestBurstsAfterOutage(t *testing.T) {
+	rows := []in{sent("a", "x", 0), sent("b", "x", 0), sent("c", "x", 0)}
+	for n, asset := range []string{"a", "b", "c"} {
+		for i := range 480 {
+			rows = append(rows, in{asset: asset, tag: "x", ts: at(-32000 + 60*float64(i)), arrived: at(1 + 10*float64(n) + 0.01*float64(i))})
+		}
+	}
+	rows = append(rows, sent("a", "x", 40), sent("a", "x", 60))
+	got := run(t, defaults(), rows, nil, nil, nil)
+	if want := [4]int{0, 0, 3 * 480, 0}; got.counts != want {
+		t.Errorf("want counts %v, got %v", want, got.counts)
+	}
+	// a begins at 1 s. At 40 s it is idle again, and so is b: the last of c arrived at 25.79 s.
+	wantLane(t, got, History, strings.Join(got.lanes[History][:3*480], " ")+fmt.Sprint(" =", at(-3260)-noon-1, " =", at(-3259)-noon-1))
+}
+
+// Scenario: A gateway whose clock is an hour ahead, which stamps the Kafka records as well, beside a right one; the clock is told
+// the present.
+// Guarantees: Its rows have not arrived in the future: they are suspect, and the right one's watermark is its own.
+func TestProducerTimeAhead(t *testing.T) {
+	mem := memory.NewGoAllocator()
+	b := schemas.NewTelemetryBuilder(mem, "telemetry", 0)
+	defer b.Release()
+	c := New(defaults(), mem)
+	defer c.Release()
+	var moves []int64
+	suspect := 0
+	for i := range 10 {
+		c.Present(at(float64(i) + 0.5))
+		batch := record(b, []in{sent("right", "x", float64(i)), sent("wrong", "x", 3600+float64(i))})
+		v := c.Judge(batch)
+		for _, s := range v.Spans {
+			if s.Moved {
+				moves = append(moves, (s.Watermark+1-noon)/second)
+			}
+		}
+		suspect += v.Suspect
+		batch.Release()
+	}
+	if want := []int64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}; !reflect.DeepEqual(moves, want) || suspect != 10 {
+		t.Errorf("want moves %v and 10 suspect rows, got %v, %d", want, moves, suspect)
 	}
 }
 
@@ -194,9 +242,11 @@ func TestFlaggedBurst(t *testing.T) {
 	old := func(seconds float64) in {
 		return in{asset: "b", tag: "x", ts: at(seconds), arrived: at(0.2), flags: schemas.FlagHistorical}
 	}
-	got := run(t, defaults(), []in{sent("a", "x", 0), old(-5), old(-3), old(60), old(-4), sent("a", "x", 1)}, nil, nil, nil)
+	c := defaults()
+	c.GatherRows = 2
+	got := run(t, c, []in{sent("a", "x", 0), old(-5), old(-3), old(60), old(-4), sent("a", "x", 1)}, nil, nil, nil)
 	wantLane(t, got, Live, "0 =-1 5 =999999999")
-	wantLane(t, got, History, "1 =-5000000001 2 =-3000000001 3 =59999999999 4")
+	wantLane(t, got, History, "1 2 =-3000000001 3 =59999999999 4")
 	wantEdits(t, got, fmt.Sprint("4 false ", uint32(schemas.FlagHistorical|schemas.FlagLate)))
 }
 

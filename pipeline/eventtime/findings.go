@@ -38,10 +38,10 @@ func (c *Clock) found(r *row, t *track, kind string, by int64) {
 	}
 	f := c.faults[r.device]
 	if f == nil || f.kind != kind {
-		f = &fault{kind: kind, since: r.arrived, last: r.arrived}
+		f = &fault{kind: kind, since: c.now}
 		c.faults[r.device] = f
 	}
-	f.last, f.by = max(f.last, r.arrived), by
+	f.last, f.by = c.now, by
 	f.rows++
 	t.fault = true
 	c.touch(r.device, t)
@@ -50,7 +50,7 @@ func (c *Clock) found(r *row, t *track, kind string, by int64) {
 // recover ends a finding with a right row, if it is idle_timeout since the last wrong one: a device one of whose tags has a
 // wrong time sends both.
 func (c *Clock) recover(r *row, t *track) {
-	if f := c.faults[r.device]; r.arrived-f.last > c.idle {
+	if f := c.faults[r.device]; c.now-f.last > c.idle {
 		delete(c.faults, r.device)
 		t.fault = false
 		c.touch(r.device, t)

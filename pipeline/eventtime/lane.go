@@ -21,18 +21,26 @@ type lane struct {
 
 	watermark             int64
 	newest, newestArrived int64   // the newest row, and its arrival
-	lastArrived           int64   // History: of any row
-	open                  bool    // History: rows have come since the watermark closed up
+	burst                         // History
 	tracks                []track // by device
 	buckets               buckets // of the active ones
 	waiting               idleHeap
 	seen                  series
 }
 
+// burst is what history knows of the rows since its watermark last closed up.
+type burst struct {
+	open        bool // there are some
+	gathers     bool // the watermark waits for other devices
+	gathered    int  // rows
+	began       int64
+	lastArrived int64
+}
+
 func newLane(step, outOfOrder, lateness int64, maxRecent int) lane {
 	return lane{
 		step: step, outOfOrder: outOfOrder, recall: outOfOrder + lateness, watermark: none, newest: unset,
-		newestArrived: -farthest, lastArrived: -farthest, buckets: newBuckets(), seen: newSeries(maxRecent),
+		newestArrived: -farthest, buckets: newBuckets(), seen: newSeries(maxRecent),
 	}
 }
 

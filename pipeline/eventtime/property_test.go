@@ -21,6 +21,7 @@ func stream(t *rapid.T) (Config, []in, []tick) {
 		MaxSkew:         time.Duration(rapid.SampledFrom([]int64{5 * second, 20 * second}).Draw(t, "max_skew")),
 		LateAfter:       30 * time.Second,
 		MinTime:         -1000 * second,
+		GatherRows:      rapid.IntRange(1, 5).Draw(t, "gather_rows"),
 		MaxDevices:      rapid.IntRange(1, 5).Draw(t, "max_devices"),
 	}
 	now := noon * int64(rapid.IntRange(0, 1).Draw(t, "epoch")) // times before 1970 as well
@@ -76,15 +77,17 @@ type reference struct {
 }
 
 type refLane struct {
-	devices     map[string]*refDevice
-	any         bool
-	watermark   int64
-	newest      int64
-	newestAt    int64
-	last        int64
-	closed      bool
-	rows        map[string]bool // asset, tag and time
-	activeCount int
+	devices   map[string]*refDevice
+	any       bool
+	watermark int64
+	newest    int64
+	newestAt  int64
+	last      int64
+	closed    bool
+	gathers   bool
+	gathered  int
+	began     int64
+	rows      map[string]bool // asset, tag and time
 }
 
 type refDevice struct {
@@ -104,6 +107,9 @@ func down(t, step int64) int64 { return t - ((t%step)+step)%step }
 
 func (f *reference) minimum(lane Lane) {
 	l := &f.lanes[lane]
+	if l.gathers {
+		return
+	}
 	slowest, any := int64(0), false
 	for _, d := range l.devices {
 		if d.active && (!any || d.newest < slowest) {
@@ -131,6 +137,10 @@ func (f *reference) time(now int64) {
 		if left {
 			f.minimum(lane)
 		}
+		if l.gathers && f.now-l.began > int64(f.c.IdleTimeout) {
+			l.gathers = false
+			f.minimum(lane)
+		}
 		if lane == History && l.any && !l.closed && active == 0 && f.now-l.last > int64(f.c.IdleTimeout) {
 			l.closed = true
 			l.raise(&f.out, lane, down(l.newest+int64(f.c.Step), int64(f.c.Step))-1)
@@ -146,7 +156,8 @@ func (f *reference) row(i int, r in) {
 	if !f.known[name] && len(f.known) < f.c.MaxDevices {
 		f.known[name] = true
 	}
-	arrived := min(max(r.arrived, -farthest), farthest)
+	f.now = max(f.now, min(r.arrived, farthest))
+	arrived := f.now
 	live, flags := &f.lanes[Live], r.flags
 	lane := Live
 	device := live.devices[name]
@@ -192,20 +203,30 @@ func (f *reference) row(i int, r in) {
 	}
 	if !suspect {
 		l.rows[key] = true
+		if lane == History {
+			if !l.any || l.closed {
+				l.gathers, l.began, l.gathered = true, arrived, 0
+			}
+			l.gathered++
+			l.gathers = l.gathers && l.gathered < f.c.GatherRows
+		}
 		d := l.devices[name]
 		if d == nil && f.known[name] {
 			d = &refDevice{newest: math.MinInt64, arrived: math.MinInt64}
 			l.devices[name] = d
 		}
 		if d != nil && r.ts > d.newest {
-			d.newest, d.arrived = r.ts, max(d.arrived, arrived)
-			d.active = d.active || l.watermark == none || r.ts > l.watermark-int64(f.c.MaxSkew)
+			d.newest, d.arrived = r.ts, arrived
+			d.active = d.active || lane == History || l.watermark == none || r.ts > l.watermark-int64(f.c.MaxSkew)
 			f.minimum(lane)
 		}
 		if !l.any || r.ts > l.newest {
 			l.newest, l.newestAt = r.ts, arrived
 		}
-		l.any, l.closed, l.last = true, false, max(l.last, arrived)
+		l.any, l.closed, l.last = true, false, arrived
+		if lane == History {
+			f.minimum(lane)
+		}
 	}
 	f.time(arrived)
 }

@@ -28,10 +28,11 @@ func (c *Clock) Snapshot(w *state.Writer, full bool) error {
 	e.Int(c.now)
 	for i := range c.lanes {
 		l := &c.lanes[i]
-		for _, v := range []int64{l.watermark, l.newest, l.newestArrived, l.lastArrived} {
+		for _, v := range []int64{l.watermark, l.newest, l.newestArrived, l.began, l.lastArrived, int64(l.gathered)} {
 			e.Int(v)
 		}
 		e.Bool(l.open)
+		e.Bool(l.gathers)
 	}
 	w.Put("", e.Bytes)
 
@@ -133,10 +134,10 @@ func (c *Clock) Restore(r *state.Reader) error {
 	c.now, c.due = d.Int(), -farthest
 	for i := range c.lanes {
 		l := &c.lanes[i]
-		for _, v := range []*int64{&l.watermark, &l.newest, &l.newestArrived, &l.lastArrived} {
+		for _, v := range []*int64{&l.watermark, &l.newest, &l.newestArrived, &l.began, &l.lastArrived} {
 			*v = d.Int()
 		}
-		l.open = d.Bool()
+		l.gathered, l.open, l.gathers = int(d.Int()), d.Bool(), d.Bool()
 	}
 	if err := d.Err(); err != nil {
 		return fmt.Errorf("key %q: %w", "", err)
