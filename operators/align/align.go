@@ -181,9 +181,9 @@ func (o *Operator) Process(ctx context.Context, in arrow.Record, out pipeline.Em
 		}
 		a.lanes[channel].add(s)
 		o.open++
-		if g := o.timing.first(ts); g < a.next {
-			a.next = g
-			o.next = min(o.next, g)
+		if ts < o.timing.until(a.next-o.grid) { // its row is before next, and a division finds it
+			a.next = o.timing.first(ts)
+			o.next = min(o.next, a.next)
 		}
 	}
 	dropped.report(&o.settings, assetColumn.Dictionary().(*array.String))
