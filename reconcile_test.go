@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -13,11 +14,11 @@ type account struct {
 	OK     bool
 	Faults []string
 	Total  struct {
-		Messages, Stored, Dropped, Unaccounted, Rows int64
-		DeadLetters                                  int64 `json:"dead_letters"`
-		Doubled                                      int64 `json:"doubled_rows"`
-		Missing                                      int64 `json:"missing_rows"`
-		Reasons                                      map[string]int64
+		Messages, Stored, Dropped, Expired, Unaccounted, Rows int64
+		DeadLetters                                           int64 `json:"dead_letters"`
+		Doubled                                               int64 `json:"doubled_rows"`
+		Missing                                               int64 `json:"missing_rows"`
+		Reasons                                               map[string]int64
 	}
 	Hours      []struct{ Partition, From, To, Messages int64 }
 	Partitions []struct {
@@ -56,10 +57,10 @@ func (p *plant) send(t *testing.T, key string, texts ...string) {
 	}
 }
 
-// Scenario: a run of the demo's data with messages that can't be decoded and one that comes twice; then a row is doubled, and then
-// another is taken away, by hand.
-// Guarantees: reconcile, as a user that may only SELECT, finds that everything adds up, then the doubled row and the absent one,
-// each with exit code 1.
+// Scenario: a run of the demo's data with messages that can't be decoded; then, by hand, a row is doubled, another is taken away,
+// and lines come into the ledger that leave offsets out and have others twice; at last the table's TTL takes all rows.
+// Guarantees: reconcile, as a user that may only SELECT, finds that everything adds up, then each fault with exit code 1; rows that
+// TTL took are no fault.
 func TestReconcile(t *testing.T) {
 	p := newPlant(t, embeddedServers(t), untilEnd...)
 	p.makeTopic(t, 2, nil)
@@ -79,15 +80,41 @@ func TestReconcile(t *testing.T) {
 			t.Errorf("want a partition that is read to its end, got %+v", part)
 		}
 	}
-	p.exec(t, "INSERT INTO telemetry SELECT * FROM telemetry ORDER BY k_part, k_offset LIMIT 1")
-	doubled, code := ended(t, "reconcile", "--user", "default", p.file)
-	if said := doubled.out.String(); code != 1 || !strings.Contains(said, "1 rows are doubled") || strings.Count(said, "fault:") != 1 {
-		t.Errorf("exit code %d\n%s%s", code, said, doubled.err.String())
+	faults := func(what string, want ...string) {
+		t.Helper()
+		asked, code := ended(t, "reconcile", "--user", "default", p.file)
+		said := asked.out.String()
+		if code != 1 || strings.Count(said, "fault:") != len(want) {
+			t.Errorf("%s: exit code %d, want 1 and %d faults\n%s%s", what, code, len(want), said, asked.err.String())
+		}
+		for _, words := range want {
+			if !strings.Contains(said, words) {
+				t.Errorf("%s: want a fault with %q, got\n%s", what, words, said)
+			}
+		}
 	}
+	const lost, gone = "1 messages are neither stored nor counted", "1 rows that were stored are not there"
+	p.exec(t, "INSERT INTO telemetry SELECT * FROM telemetry ORDER BY k_part, k_offset LIMIT 1")
+	faults("a row twice", "1 rows are doubled")
 	p.exec(t, "DELETE FROM telemetry WHERE (k_part, k_offset) = (SELECT k_part, k_offset FROM telemetry ORDER BY k_part, k_offset LIMIT 1)")
-	absent, code := ended(t, "reconcile", "--user", "default", p.file)
-	if said := absent.out.String(); code != 1 || !strings.Contains(said, "1 messages are neither stored nor counted") ||
-		!strings.Contains(said, "1 rows that were stored are not there") || strings.Count(said, "fault:") != 2 {
-		t.Errorf("exit code %d\n%s%s", code, said, absent.err.String())
+	faults("a row gone", lost, gone)
+	p.exec(t, "DELETE FROM predictions WHERE ts = (SELECT max(ts) FROM predictions)")
+	faults("a prediction gone", lost, gone, "the ledger has 960 rows of predictions, and the table 959")
+
+	line := "INSERT INTO checkpoints (pipeline, run, seq, topic, topic_id, partition, `from`, `to`, messages) SELECT pipeline, 1, 1, topic, topic_id, partition, "
+	p.exec(t, line+"`to` - 1, `to`, 1 FROM checkpoints ORDER BY messages DESC, seq DESC LIMIT 1")
+	faults("an offset twice", lost, gone, "960 rows", "1 offsets are in more than one checkpoint")
+	p.exec(t, line+"`to` + 5, `to` + 7, 0 FROM checkpoints ORDER BY `to` DESC LIMIT 1")
+	faults("offsets in no line", lost, gone, "960 rows", "1 offsets are in more", "5 offsets before them are in no checkpoint",
+		"the ledger ends at offset 49927 and the topic at 49920")
+
+	p.exec(t, "DELETE FROM checkpoints WHERE run = 1")
+	p.exec(t, "ALTER TABLE telemetry MODIFY TTL ts_ingest + INTERVAL 1 SECOND")
+	p.exec(t, "OPTIMIZE TABLE telemetry FINAL")
+	faults("expired", "960 rows")
+	var old account
+	if asked, code := ended(t, "reconcile", "--json", "--user", "default", p.file); code != 1 || json.Unmarshal([]byte(asked.out.String()), &old) != nil ||
+		old.Total.Stored != 0 || old.Total.Expired != samples*tags || old.Total.Messages != sound.Total.Messages {
+		t.Errorf("exit code %d, got %+v", code, old)
 	}
 }

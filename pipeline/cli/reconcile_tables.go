@@ -20,6 +20,7 @@ type books struct {
 	pipeline string
 	topic    string
 	since    time.Time // zero: the whole ledger
+	until    time.Time // of the newest line that was read; a pipeline that runs meanwhile adds others
 }
 
 // hour is what the ledger says of one partition in one hour.
@@ -41,10 +42,24 @@ type hour struct {
 func (b *books) lines() (where string, args []any) {
 	where, args = "pipeline = ? AND topic = ?", []any{b.pipeline, b.topic}
 	if !b.since.IsZero() {
-		where += " AND settled >= ?"
-		args = append(args, b.since)
+		where += " AND settled >= fromUnixTimestamp64Milli(?)"
+		args = append(args, b.since.UnixMilli())
+	}
+	if !b.until.IsZero() {
+		where += " AND settled <= fromUnixTimestamp64Milli(?)"
+		args = append(args, b.until.UnixMilli())
 	}
 	return where, args
+}
+
+// topics are the ids under which the ledger knows the topic: one that is made anew has another, and the same offsets again.
+func (b *books) topics(ctx context.Context) ([]string, error) {
+	list, err := collectColumn[string](ctx, b.db, "SELECT DISTINCT CAST(topic_id, 'String') FROM checkpoints WHERE pipeline = ? AND topic = ?",
+		b.pipeline, b.topic)
+	if err != nil {
+		return nil, fmt.Errorf("table checkpoints: %w", err)
+	}
+	return list, nil
 }
 
 // hours reads the ledger.
@@ -76,6 +91,9 @@ func (b *books) hours(ctx context.Context) ([]hour, error) {
 			h.Gap, h.Overlap = *gap, *overlap
 		}
 		h.Hour, h.Settled = h.Hour.UTC(), h.Settled.UTC()
+		if h.Settled.After(b.until) {
+			b.until = h.Settled
+		}
 		list = append(list, h)
 	}
 	return list, rows.Err()
@@ -205,7 +223,7 @@ func (b *books) pass(ctx context.Context, stretches []stretch, ours string, args
 	return rows.Err()
 }
 
-// othersRuns is the condition that leaves out rows of other pipelines, such as re-runs into the same tables.
+// notOthers is the condition that leaves out rows of other pipelines, such as re-runs into the same tables.
 const notOthers = "run NOT IN (SELECT run FROM checkpoints WHERE pipeline != ?)"
 
 // ofTopic is the condition of the runs that read one topic of this name: one that was made anew has the same offsets again.
