@@ -14,13 +14,14 @@ import (
 	"github.com/tailrace/tailrace/pipeline/state"
 )
 
-// Open returns the store that a URL names. It touches nothing: that the store can be used is found out by its own Open. An
-// error wraps pipeline.ErrConfig.
+// Open returns the store that a URL names. It touches nothing: that the store can be used is found out by its own
+// Open. An error wraps pipeline.ErrConfig.
 func Open(text string) (state.Store, error) {
 	u, err := url.Parse(text)
 	if err != nil {
 		// The parser's own message repeats the text, which may hold a password.
-		return nil, fmt.Errorf("%w: state.store: want file:///absolute/folder or mem://, got what is not a URL", pipeline.ErrConfig)
+		return nil, fmt.Errorf("%w: state.store: want file:///absolute/folder or mem://, got what is not a URL",
+			pipeline.ErrConfig)
 	}
 	refuse := func(format string, args ...any) (state.Store, error) {
 		return nil, fmt.Errorf("%w: state.store: %s: %s", pipeline.ErrConfig, plain(u), fmt.Sprintf(format, args...))
@@ -58,16 +59,16 @@ const (
 	maxPart = 255
 )
 
-// checkName says whether a name can be a blob's: parts with slashes between, none of which is empty or begins with a dot,
-// since files of our own do.
+// checkName says whether a name can be a blob's: parts with slashes between, none of which is empty or begins with a
+// dot, since files of our own do.
 func checkName(name string) error {
 	if len(name) > maxName {
 		return fmt.Errorf("name of a blob: want at most %d bytes, got %d: %.100q", maxName, len(name), name)
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "" || part[0] == '.' || len(part) > maxPart || strings.ContainsAny(part, "\x00\\") {
-			return fmt.Errorf("name of a blob: want parts of 1 to %d bytes that don't begin with a dot, with slashes between, got %.300q",
-				maxPart, name)
+			return fmt.Errorf("name of a blob: want parts of 1 to %d bytes that don't begin with a dot, with slashes "+
+				"between, got %.300q", maxPart, name)
 		}
 	}
 	return nil

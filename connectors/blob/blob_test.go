@@ -141,7 +141,8 @@ func TestOpenErrors(t *testing.T) {
 }
 
 // Scenario: A store in a folder; what it leaves on disk.
-// Guarantees: Folders and files are for their owner alone; nothing but the blobs and the marker stays, also after a delete.
+// Guarantees: Folders and files are for their owner alone; nothing but the blobs and the marker stays, also after a
+// delete.
 func TestFolderOnDisk(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	s := open(t, "file://"+dir)

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// marker is a file that says that a folder is a store. Without it an empty mount point would look like a store that has
-	// lost its blobs.
+	// marker is a file that says that a folder is a store. Without it an empty mount point would look like a store that
+	// has lost its blobs.
 	marker = ".tailrace-state"
 	// unfinished begins the name of a file that is being written.
 	unfinished = ".writing-"
@@ -29,11 +29,11 @@ const (
 	tries = 5
 )
 
-// folder is a store in a folder of a file system. It opens the folder anew for each call, so that it goes on when one that was
-// away, on another machine for example, is back. Names can't leave it: links that point outside are refused.
+// folder is a store in a folder of a file system. It opens the folder anew for each call, so that it goes on when one
+// that was away, on another machine for example, is back. Names can't leave it: links that point outside are refused.
 //
-// A blob is written to a file of its own in the same folder, synced, linked to its name and its folder synced. So a name is
-// there with all its bytes or not at all, and two writers of one name don't meet.
+// A blob is written to a file of its own in the same folder, synced, linked to its name and its folder synced. So a
+// name is there with all its bytes or not at all, and two writers of one name don't meet.
 type folder struct {
 	path string
 	disk disk
@@ -56,12 +56,14 @@ func (f *folder) open(ctx context.Context, doing string) (*os.Root, error) {
 		return nil, f.fail(doing, err)
 	}
 	if _, err := root.Lstat(marker); err != nil {
-		return nil, errors.Join(f.fail(doing, fmt.Errorf("want the file %s in it: is it mounted? (%w)", marker, err)), root.Close())
+		err = fmt.Errorf("want the file %s in it: is it mounted? (%w)", marker, err)
+		return nil, errors.Join(f.fail(doing, err), root.Close())
 	}
 	return root, nil
 }
 
-// Open makes the folder if there is none, clears away what crashes have left, and tries to write, read and remove a file.
+// Open makes the folder if there is none, clears away what crashes have left, and tries to write, read and remove a
+// file.
 func (f *folder) Open(ctx context.Context) error {
 	const doing = "open"
 	if err := ctx.Err(); err != nil {
@@ -188,8 +190,8 @@ func (f *folder) write(ctx context.Context, root *os.Root, dir string, data []by
 	return name, nil
 }
 
-// name gives a file a second name, which must not exist yet. Where files can't have two it is moved: two writers of a name
-// have the same bytes, so that nothing is lost if one overwrites the other.
+// name gives a file a second name, which must not exist yet. Where files can't have two it is moved: two writers of a
+// name have the same bytes, so that nothing is lost if one overwrites the other.
 func (f *folder) name(root *os.Root, from, to string) error {
 	err := f.disk.link(root, from, to)
 	if !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrPermission) {
@@ -205,7 +207,7 @@ func (f *folder) name(root *os.Root, from, to string) error {
 func same(root *os.Root, name string, data []byte) error {
 	old, err := read(root, name)
 	if err == nil && !bytes.Equal(old, data) {
-		err = fmt.Errorf("want the %d bytes that are there already, got %d others: a name is written once", len(old), len(data))
+		err = otherBytes(len(old), len(data))
 	}
 	return err
 }
@@ -288,8 +290,8 @@ func walk(root *os.Root, dir string, f func(name string, info fs.FileInfo) error
 	})
 }
 
-// Delete removes a blob, and its folders if they are empty then. It is not synced: a blob that is there again after a loss of
-// power does no harm.
+// Delete removes a blob, and its folders if they are empty then. It is not synced: a blob that is there again after a
+// loss of power does no harm.
 func (f *folder) Delete(ctx context.Context, name string) error {
 	if err := checkName(name); err != nil {
 		return err

@@ -39,7 +39,7 @@ func (m *memory) Put(ctx context.Context, name string, data []byte) error {
 	defer m.mu.Unlock()
 	if old, ok := m.blobs[name]; ok {
 		if !bytes.Equal(old.data, data) {
-			return otherBytes(name, len(old.data), len(data))
+			return fmt.Errorf("put %s: %w", name, otherBytes(len(old.data), len(data)))
 		}
 		return ctx.Err()
 	}
@@ -47,8 +47,8 @@ func (m *memory) Put(ctx context.Context, name string, data []byte) error {
 	return ctx.Err()
 }
 
-func otherBytes(name string, old, data int) error {
-	return fmt.Errorf("put %s: want the bytes that are there already (%d of them), got %d others: a name is written once", name, old, data)
+func otherBytes(old, data int) error {
+	return fmt.Errorf("want the %d bytes that are there already, got %d others: a name is written once", old, data)
 }
 
 // Get returns a copy.

@@ -36,7 +36,9 @@ func plant(b *schemas.TelemetryBuilder, devices, tags, batches int) []arrow.Reco
 }
 
 func benchConfig() Config {
-	return Config{Step: time.Second, IdleTimeout: 30 * time.Second, MaxSkew: 5 * time.Minute, LateAfter: time.Hour, MaxDevices: 100_000}
+	c := defaults()
+	c.MaxDevices = 100_000
+	return c
 }
 
 // later moves the times of batches on, so that they come after themselves.
@@ -55,7 +57,9 @@ func later(batches []arrow.Record) {
 
 // BenchmarkJudge judges rows that are all in order.
 func BenchmarkJudge(b *testing.B) {
-	for _, size := range []struct{ devices, tags int }{{1, 50}, {100, 50}, {1000, 50}, {1000, 1}, {100_000, 1}, {100_000, 5}} {
+	for _, size := range []struct{ devices, tags int }{
+		{1, 50}, {100, 50}, {1000, 50}, {1000, 1}, {100_000, 1}, {100_000, 5},
+	} {
 		b.Run(fmt.Sprintf("devices=%d/tags=%d", size.devices, size.tags), func(b *testing.B) {
 			builder := schemas.NewTelemetryBuilder(memory.DefaultAllocator, "telemetry", 0)
 			defer builder.Release()

@@ -2,8 +2,9 @@ package eventtime
 
 import "container/heap"
 
-// buckets counts the active devices by the step that their clock is in, to know the earliest. Devices of one time share a
-// bucket, so that it costs nothing to move most of them; a bucket that has become empty is forgotten when it is the earliest.
+// buckets counts the active devices by the step that their clock is in, to know the earliest. Devices of one time
+// share a bucket, so that it costs nothing to move most of them; a bucket that has become empty is forgotten when it
+// is the earliest.
 type buckets struct {
 	active int // devices
 	slots  []slot

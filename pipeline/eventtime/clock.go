@@ -1,38 +1,3 @@
-// Package eventtime is the event-time clock of one partition: it says, row by row, which rows of telemetry.v1 are late,
-// suspect, historical or there twice, down which lane each goes, and where the lanes' watermarks stand. It is plain logic:
-// it starts no goroutine and reads no clock, so the same rows give the same answer however they were fetched.
-//
-// Devices. A row belongs to the device that its column src names, else to its asset. A device's clock is the newest event
-// time of its rows that was not suspect. Clocks are kept for max_devices devices; rows of further ones follow the watermark.
-//
-// Watermark. A lane's watermark is the slowest clock among its active devices less out_of_order, cut down to a multiple of
-// step, less one nanosecond: rows with the newest row's own time may still come. It never goes back. A row moves it after
-// it has been judged. A row at or before its lane's watermark is late.
-//
-// Arrival. A row has arrived at its ts_ingest, or when an earlier row has if that is later, since a partition is in the order of
-// arrival; but not later than the present, if the clock is told it. The task's clock is the newest arrival of any row of the
-// partition, or the time of a barrier at the partition's end.
-//
-// Idle. A device whose own clock has not moved for idle_timeout on the task's clock is idle: the others no longer wait for it,
-// be it silent, its clock stopped or set back, or suspect. So none can hold the watermark for longer. It is active again
-// with the next row that moves its clock, unless that is behind the live watermark by more than max_skew: then it is a device
-// with a wrong clock, and waiting for it would delay all others by as much.
-//
-// All idle. When no live device is active, the live watermark goes on at barriers at the partition's end: event time runs on
-// from the newest row as the task's clock does, and the watermark follows idle_timeout behind, but never past the task's
-// clock less idle_timeout. Where event time is near arrival this is barrier time minus idle_timeout; where it is not, in a
-// replay of old rows, it first closes up to the newest row and then goes on at the pace of the clock.
-//
-// Suspect. A time before min_time or ahead of arrival by more than max_skew, or one that the decoder flagged, moves no clock.
-//
-// History. A row is history if its source flagged it historical; if it is more than late_after behind its own device's clock,
-// or behind the watermark, which an idle or an unknown device follows; or if it is late and goes on where a burst of its
-// device stands. History has device clocks and a watermark of its own under the same rules, but for two. Its watermark
-// first moves idle_timeout after a burst has begun, or with the 100,000th row, so that devices that begin later are in time.
-// And when all its devices are idle it goes one step past its newest row, so that its windows close.
-//
-// Duplicates. A row equal to an earlier one of its lane in asset, tag and time is dropped, if its time is later than the
-// watermark less out_of_order and allowed_lateness. Suspect rows are not looked at.
 package eventtime
 
 import (
@@ -55,11 +20,11 @@ type Config struct {
 	MinTime         int64 // ns UTC
 	LateAfter       time.Duration
 	MaxDevices      int
-	// MaxRecent is how many times of one asset's tag are remembered to know duplicates; past it the oldest are forgotten.
-	// 0 is 100000: a tag at 1 kHz over 100 s, in 800 kB.
+	// MaxRecent is how many times of one asset's tag are remembered to know duplicates; past it the oldest are
+	// forgotten. 0 is 100000: a tag at 1 kHz over 100 s, in 800 kB.
 	MaxRecent int
-	// GatherRows is how many rows of history wait at most for other devices to begin as well. 0 is 100000, a twentieth of what
-	// align holds.
+	// GatherRows is how many rows of history wait at most for other devices to begin as well. 0 is 100000, a twentieth
+	// of what align holds.
 	GatherRows int
 }
 
@@ -93,13 +58,13 @@ type Verdict struct {
 	Edits []Edit // by Row
 	// Spans come in order of rows, with every row that is not dropped in one of them.
 	Spans []Span
-	// Late, Suspect and Historical count rows by the flag they have, Duplicates those that are dropped. A duplicate counts
-	// as nothing else.
+	// Late, Suspect and Historical count rows by the flag they have, Duplicates those that are dropped. A duplicate
+	// counts as nothing else.
 	Late, Suspect, Historical, Duplicates int
 }
 
-// farthest bounds all times, in ns from 1970, and longest all durations, so that sums of them can't overflow: the years
-// 1823 to 2116, and 36 years.
+// farthest bounds all times, in ns from 1970, and longest all durations, so that sums of them can't overflow: the
+// years 1823 to 2116, and 36 years.
 const (
 	farthest = 1 << 62
 	longest  = 1 << 60
@@ -139,7 +104,8 @@ func New(c Config, mem memory.Allocator) *Clock {
 	limit := func(d time.Duration) int64 { return min(max(int64(d), 0), longest) }
 	k := &Clock{
 		minTime: max(c.MinTime, -farthest), maxSkew: limit(c.MaxSkew), idle: limit(c.IdleTimeout),
-		lateAfter: limit(c.LateAfter), now: -farthest, present: farthest, due: farthest, gatherRows: c.GatherRows, names: newNames(mem, c.MaxDevices),
+		lateAfter: limit(c.LateAfter), gatherRows: c.GatherRows,
+		now: -farthest, present: farthest, due: farthest, names: newNames(mem, c.MaxDevices),
 		faults: map[int32]*fault{}, nobody: newTrack(),
 	}
 	if c.MaxRecent <= 0 {
@@ -154,9 +120,9 @@ func New(c Config, mem memory.Allocator) *Clock {
 	return k
 }
 
-// Present says what time it is on this machine, ns UTC: what has arrived later than that counts as arrived then. Kafka's records
-// may have their producer's time, and a gateway whose clock is ahead stamps them as wrongly as its rows. Without it every
-// arrival is believed.
+// Present says what time it is on this machine, ns UTC: what has arrived later than that counts as arrived then.
+// Kafka's records may have their producer's time, and a gateway whose clock is ahead stamps them as wrongly as its
+// rows. Without it every arrival is believed.
 func (c *Clock) Present(now int64) { c.present = min(now, farthest) }
 
 // Watermark is where a lane's watermark stands, ns UTC; math.MinInt64 before the lane's first row.
@@ -196,7 +162,7 @@ func (c *Clock) Judge(batch arrow.Record) Verdict {
 		r.device = n.device
 		lane, l, t := Live, live, c.track(Live, r.device)
 		// Most rows have nothing about them: in time, by a clock that is believed.
-		if r.flags != 0 || r.ts <= l.watermark || r.ts < max(c.minTime, t.newest-behind) || r.ts > c.now+c.maxSkew || t.fault {
+		if r.flags != 0 || t.fault || r.ts <= l.watermark || r.ts < max(c.minTime, t.newest-behind) || r.ts > c.now+c.maxSkew {
 			var suspect bool
 			if lane, suspect = c.classify(&r, t); suspect {
 				c.mark(&r, lane, flagSuspect)
@@ -249,8 +215,8 @@ func (c *Clock) track(lane Lane, device int32) *track {
 	return &l.tracks[device]
 }
 
-// classify tells a row's lane and whether its time is not to be believed, and notes what is wrong with its device. t is the
-// device's live clock.
+// classify tells a row's lane and whether its time is not to be believed, and notes what is wrong with its device. t
+// is the device's live clock.
 func (c *Clock) classify(r *row, t *track) (lane Lane, suspect bool) {
 	flagged := r.flags&flagHistorical != 0
 	if flagged {
@@ -349,8 +315,8 @@ func (c *Clock) raise(lane Lane, watermark int64) {
 	}
 }
 
-// gather counts a row of history. When a burst begins its watermark waits for other devices: after an outage of the network
-// they all send, and those that begin a little later must not find their time gone.
+// gather counts a row of history. When a burst begins its watermark waits for other devices: after an outage of the
+// network they all send, and those that begin a little later must not find their time gone.
 func (c *Clock) gather(l *lane) {
 	if !l.open {
 		l.open, l.gathers, l.gathered, l.began = true, true, 0, c.now
@@ -369,7 +335,8 @@ func (c *Clock) expireDue() {
 	}
 }
 
-// expire takes devices that have become idle out of their lane's minimum, and ends what waits for the clock in history.
+// expire takes devices that have become idle out of their lane's minimum, and ends what waits for the clock in
+// history.
 func (c *Clock) expire() {
 	c.due = farthest
 	for lane := range lanes {
@@ -405,8 +372,8 @@ func (c *Clock) expire() {
 	}
 }
 
-// Tick is called at a barrier. If the task is at its partition's end, time goes on without rows: now is the barrier's time,
-// ns UTC. The spans have no rows.
+// Tick is called at a barrier. If the task is at its partition's end, time goes on without rows: now is the barrier's
+// time, ns UTC. The spans have no rows.
 func (c *Clock) Tick(now int64, caughtUp bool) []Span {
 	if !caughtUp {
 		return nil
@@ -429,48 +396,4 @@ func floor(t, step int64) int64 {
 		n--
 	}
 	return n
-}
-
-// cutter joins rows to spans.
-type cutter struct {
-	spans []Span // those that are complete
-	last  Span   // takes more rows if open
-	open  bool
-}
-
-func (c *cutter) start(spans []Span) { *c = cutter{spans: spans} }
-
-// add puts row i, which comes after all rows so far, into a lane.
-func (c *cutter) add(i int, lane Lane) {
-	if c.open && c.last.To == i && c.last.Lane == lane {
-		c.last.To++
-		return
-	}
-	c.begin(i, lane)
-}
-
-func (c *cutter) begin(i int, lane Lane) {
-	c.close()
-	c.last, c.open = Span{From: i, To: i + 1, Lane: lane}, true
-}
-
-func (c *cutter) close() {
-	if c.open {
-		c.spans, c.open = append(c.spans, c.last), false
-	}
-}
-
-// move ends the rows of a lane where its watermark moves.
-func (c *cutter) move(lane Lane, watermark int64) {
-	if !c.open || c.last.Lane != lane {
-		c.close()
-		c.last, c.open = Span{From: c.last.To, To: c.last.To, Lane: lane}, true
-	}
-	c.last.Moved, c.last.Watermark = true, watermark
-	c.close()
-}
-
-func (c *cutter) end() []Span {
-	c.close()
-	return c.spans
 }

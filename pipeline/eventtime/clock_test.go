@@ -14,8 +14,10 @@ import (
 	"github.com/tailrace/tailrace/schemas"
 )
 
-// Scenario: One device, the rows that the engine's watermark was first tested with: equal times, steps and a late row.
-// Guarantees: The cuts are those: a step closes with the first row of a later one, less 1 ns, and batches are cut there.
+// Scenario: One device, the rows that the engine's watermark was first tested with: equal times, steps and a late
+// row.
+// Guarantees: The cuts are those: a step closes with the first row of a later one, less 1 ns, and batches are cut
+// there.
 func TestOneDeviceByHand(t *testing.T) {
 	got := run(t, defaults(), []in{
 		sent("a", "x", 0), sent("a", "y", 0), sent("a", "x", 0.5), sent("a", "x", 1), sent("a", "y", 0.9), sent("a", "x", 3.2),
@@ -28,8 +30,8 @@ func TestOneDeviceByHand(t *testing.T) {
 }
 
 // Scenario: Two devices a second apart; the slow one falls silent while the fast one goes on.
-// Guarantees: The watermark is that of the slow one, until it has been silent for idle_timeout by arrival; when it speaks again
-// it is late by what the others have gone on, and they wait for it again.
+// Guarantees: The watermark is that of the slow one, until it has been silent for idle_timeout by arrival; when it
+// speaks again it is late by what the others have gone on, and they wait for it again.
 func TestSlowDevice(t *testing.T) {
 	rows := []in{sent("slow", "x", 0), sent("fast", "x", 1), sent("slow", "x", 1), sent("fast", "x", 2)}
 	for i := range 16 {
@@ -45,7 +47,8 @@ func TestSlowDevice(t *testing.T) {
 }
 
 // Scenario: A device whose clock is an hour ahead from its first row, beside one that is right.
-// Guarantees: The watermark is the right device's alone; the wrong rows are flagged and stored, and the finding names the device.
+// Guarantees: The watermark is the right device's alone; the wrong rows are flagged and stored, and the finding names
+// the device.
 func TestHourAhead(t *testing.T) {
 	var rows []in
 	for i := range 4 {
@@ -63,9 +66,10 @@ func TestHourAhead(t *testing.T) {
 	}
 }
 
-// Scenario: A device that was right goes an hour ahead, and is put right a minute later; another beside it reports each second.
-// Guarantees: The other's watermark waits idle_timeout and then goes on each second. With the device's clock right again
-// for idle_timeout the finding is gone.
+// Scenario: A device that was right goes an hour ahead, and is put right a minute later; another beside it reports
+// each second.
+// Guarantees: The other's watermark waits idle_timeout and then goes on each second. With the device's clock right
+// again for idle_timeout the finding is gone.
 func TestGoesAheadAndBack(t *testing.T) {
 	var rows []in
 	for i := range 120 {
@@ -102,8 +106,8 @@ func TestGoesAheadAndBack(t *testing.T) {
 }
 
 // Scenario: A device's clock jumps back by ten minutes, and that of another by two hours, beside one that is right.
-// Guarantees: The first one's rows are late, the second one's are history; the right one waits for neither longer than
-// idle_timeout, also when the first one's time is past where it jumped; the findings name both.
+// Guarantees: The first one's rows are late, the second one's are history; the right one waits for neither longer
+// than idle_timeout, also when the first one's time is past where it jumped; the findings name both.
 func TestJumpsBack(t *testing.T) {
 	var rows []in
 	for i := range 1500 {
@@ -141,8 +145,8 @@ func TestJumpsBack(t *testing.T) {
 }
 
 // Scenario: A device that reports by exception is silent for half an hour beside one that reports each second.
-// Guarantees: The watermark waits idle_timeout once, then follows the other; the finding names the silent device and since
-// when; its next row is in time, and the watermark waits for it again.
+// Guarantees: The watermark waits idle_timeout once, then follows the other; the finding names the silent device and
+// since when; its next row is in time, and the watermark waits for it again.
 func TestSilentForHalfAnHour(t *testing.T) {
 	rows := []in{sent("quiet", "x", 0)}
 	for i := range 1800 {
@@ -166,9 +170,10 @@ func TestSilentForHalfAnHour(t *testing.T) {
 	}
 }
 
-// Scenario: A device that was cut off for 150 days sends them after its first live rows, unflagged, up to the present.
-// Guarantees: All of them are history, the last hour as well, and none is late; from the 10,000th row on the lane's watermark
-// goes along; when the device has been idle there it goes a step past the last row.
+// Scenario: A device that was cut off for 150 days sends them after its first live rows, unflagged, up to the
+// present.
+// Guarantees: All of them are history, the last hour as well, and none is late; from the 10,000th row on the lane's
+// watermark goes along; when the device has been idle there it goes a step past the last row.
 func TestBurstOf150Days(t *testing.T) {
 	const n = 20_000
 	rows := []in{sent("gateway", "x", 0), sent("other", "x", 0)}
@@ -208,8 +213,8 @@ func TestBurstsAfterOutage(t *testing.T) {
 	wantLane(t, got, History, strings.Join(got.lanes[History][:3*480], " ")+fmt.Sprint(" =", at(-3260)-noon-1, " =", at(-3259)-noon-1))
 }
 
-// Scenario: A gateway whose clock is an hour ahead, which stamps the Kafka records as well, beside a right one; the clock is told
-// the present.
+// Scenario: A gateway whose clock is an hour ahead, which stamps the Kafka records as well, beside a right one; the
+// clock is told the present.
 // Guarantees: Its rows have not arrived in the future: they are suspect, and the right one's watermark is its own.
 func TestProducerTimeAhead(t *testing.T) {
 	mem := memory.NewGoAllocator()
@@ -271,9 +276,10 @@ func TestReplayAndLateDevice(t *testing.T) {
 	}
 }
 
-// Scenario: Barriers at the end of the partition and behind it, after the last row, with event time near arrival, and three years off.
-// Guarantees: Behind the end time stands. At the end the watermark first stands at the newest row, idle_timeout after it
-// arrived, and goes on with the clock; near arrival it is barrier time less idle_timeout.
+// Scenario: Barriers at the end of the partition and behind it, after the last row, with event time near arrival, and
+// three years off.
+// Guarantees: Behind the end time stands. At the end the watermark first stands at the newest row, idle_timeout after
+// it arrived, and goes on with the clock; near arrival it is barrier time less idle_timeout.
 func TestAllIdle(t *testing.T) {
 	years := int64(3*365*24*3600) * second
 	for _, off := range []int64{0, years} {
@@ -286,8 +292,8 @@ func TestAllIdle(t *testing.T) {
 	}
 }
 
-// Scenario: The same (asset, tag, time) again: at once, late but within what may be corrected, behind that, from another gateway, in
-// the lane of history, and with a suspect time.
+// Scenario: The same (asset, tag, time) again: at once, late but within what may be corrected, behind that, from
+// another gateway, in the lane of history, and with a suspect time.
 // Guarantees: Within the horizon the first wins and the others are dropped; others stay.
 func TestDuplicates(t *testing.T) {
 	c := defaults()
@@ -397,7 +403,8 @@ func TestRestoreErrors(t *testing.T) {
 }
 
 // Scenario: A device that stays far behind in time while another goes through 10,000 steps, and tags that come once.
-// Guarantees: What is kept is bounded by what is open: buckets that were left and tags behind the horizon are forgotten.
+// Guarantees: What is kept is bounded by what is open: buckets that were left and tags behind the horizon are
+// forgotten.
 func TestBoundedMemory(t *testing.T) {
 	mem := memory.NewGoAllocator()
 	b := schemas.NewTelemetryBuilder(mem, "telemetry", 0)

@@ -9,7 +9,7 @@ import (
 // The kinds of Finding.
 const (
 	ClockAhead    = "clock_ahead"     // times ahead of arrival by more than max_skew
-	ClockBack     = "clock_back"      // times behind the device's own newest, or the watermark, by more than max_skew, unflagged
+	ClockBack     = "clock_back"      // unflagged times behind the device's newest or the watermark by more than max_skew
 	BeforeMinTime = "before_min_time" // times before min_time
 	Idle          = "idle"            // the device's clock has not moved for idle_timeout
 )
@@ -47,8 +47,8 @@ func (c *Clock) found(r *row, t *track, kind string, by int64) {
 	c.touch(r.device, t)
 }
 
-// recover ends a finding with a right row, if it is idle_timeout since the last wrong one: a device one of whose tags has a
-// wrong time sends both.
+// recover ends a finding with a right row, if it is idle_timeout since the last wrong one: a device one of whose tags
+// has a wrong time sends both.
 func (c *Clock) recover(r *row, t *track) {
 	if f := c.faults[r.device]; c.now-f.last > c.idle {
 		delete(c.faults, r.device)
@@ -65,12 +65,14 @@ func (c *Clock) touch(device int32, t *track) {
 	}
 }
 
-// Findings tells what is found about the live clocks of devices, by name. It looks at all of them: it is for status, not for
-// every batch.
+// Findings tells what is found about the live clocks of devices, by name. It looks at all of them: it is for status,
+// not for every batch.
 func (c *Clock) Findings() []Finding {
 	var list []Finding
 	for device, f := range c.faults {
-		list = append(list, Finding{Device: c.names.text(device), Kind: f.kind, Since: f.since, By: time.Duration(f.by), Rows: f.rows})
+		list = append(list, Finding{
+			Device: c.names.text(device), Kind: f.kind, Since: f.since, By: time.Duration(f.by), Rows: f.rows,
+		})
 	}
 	live := &c.lanes[Live]
 	for device := range live.tracks {

@@ -54,7 +54,8 @@ type tick struct {
 	caughtUp bool
 }
 
-// judged is all that came of a run: what each lane was given, in order, the edits by row, the counts and the findings.
+// judged is all that came of a run: what each lane was given, in order, the edits by row, the counts and the
+// findings.
 type judged struct {
 	lanes    [2][]string // "12" is row 12, "=-1" a move to -1 ns after noon
 	edits    []string
@@ -76,8 +77,8 @@ func (j *judged) spans(t testing.TB, first int, spans []Span) {
 	}
 }
 
-// run gives rows to a clock in batches that end before the rows in cuts, with a restart before those in restores: the state
-// goes through blobs, each of which has what changed since the one before, the first all.
+// run gives rows to a clock in batches that end before the rows in cuts, with a restart before those in restores: the
+// state goes through blobs, each of which has what changed since the one before, the first all.
 func run(t testing.TB, c Config, rows []in, ticks []tick, cuts, restores []int) judged {
 	t.Helper()
 	mem := memory.NewCheckedAllocator(memory.NewGoAllocator())

@@ -96,8 +96,8 @@ func (l *lane) leave(device int32) *track {
 	return t
 }
 
-// idleAt is an active device with when its clock moved, or earlier: an entry is brought up to date when it comes to the top.
-// So a device costs the heap nothing for most of its rows.
+// idleAt is an active device with when its clock moved, or earlier: an entry is brought up to date when it comes to
+// the top. So a device costs the heap nothing for most of its rows.
 type idleAt struct {
 	arrived int64
 	device  int32

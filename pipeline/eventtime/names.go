@@ -16,7 +16,8 @@ const (
 	byAsset int32 = -3 // src is empty: the asset is the device
 )
 
-// names gives assets, tags and devices dense numbers, by looking texts up when a dictionary changes and never per row.
+// names gives assets, tags and devices dense numbers, by looking texts up when a dictionary changes and never per
+// row.
 type names struct {
 	assets, tags, srcs *schemas.Keys
 	ofSrc, ofAsset     []int32 // the device, by number of src and of asset

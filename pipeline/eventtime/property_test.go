@@ -287,7 +287,8 @@ func TestReference(t *testing.T) {
 	})
 }
 
-// Scenario: The same rows in other batches, and with restarts at random barriers, from chains of incremental snapshots.
+// Scenario: The same rows in other batches, and with restarts at random barriers, from chains of incremental
+// snapshots.
 // Guarantees: Nothing differs: rows, moves, edits, counts and findings.
 func TestCutsAndRestores(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {

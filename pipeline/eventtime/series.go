@@ -33,7 +33,8 @@ func newSeries(limit int) series {
 func keyOf(asset, tag int32) uint64   { return uint64(asset)<<32 | uint64(uint32(tag)) }
 func (p *pair) names() (a, tag int32) { return int32(p.key >> 32), int32(p.key) }
 
-// repeats tells whether a row of that time was there before, and remembers it. Rows at or before horizon are not looked at.
+// repeats tells whether a row of that time was there before, and remembers it. Rows at or before horizon are not
+// looked at.
 func (s *series) repeats(asset, tag int32, ts, horizon int64) bool {
 	key := keyOf(asset, tag)
 	id := s.pairs[s.prev].next
@@ -71,8 +72,8 @@ func (s *series) repeats(asset, tag int32, ts, horizon int64) bool {
 	return twice
 }
 
-// makeRoom forgets what is behind the horizon, and the oldest quarter if too much is in front of it. If that leaves more than
-// half of the room taken it makes more, so that its cost is spread over as many rows.
+// makeRoom forgets what is behind the horizon, and the oldest quarter if too much is in front of it. If that leaves
+// more than half of the room taken it makes more, so that its cost is spread over as many rows.
 func (p *pair) makeRoom(horizon int64, limit int) {
 	p.forget(horizon)
 	if len(p.recent) >= limit {

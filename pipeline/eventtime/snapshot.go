@@ -12,8 +12,8 @@ import (
 // version is the format of the values below.
 const version = 1
 
-// The keys of a snapshot: "" has the clock and the lanes, and the others begin with one of these and end with a name. They
-// are apart since a src and an asset may have the same name.
+// The keys of a snapshot: "" has the clock and the lanes, and the others begin with one of these and end with a name.
+// They are apart since a src and an asset may have the same name.
 const (
 	keySrc   = "s" // a device that a src names: its clock in both lanes, and what is found about it
 	keyAsset = "a" // the same of a device that an asset names
@@ -80,8 +80,8 @@ func (c *Clock) writeDevice(w *state.Writer, e *state.Encoder, device int32) {
 	w.Put(key+c.names.text(device), e.Bytes)
 }
 
-// writeSeen writes the times of assets that have a pair that has changed. What only fell behind the horizon stays as it was
-// written: it falls behind again when it is read.
+// writeSeen writes the times of assets that have a pair that has changed. What only fell behind the horizon stays as
+// it was written: it falls behind again when it is read.
 func (c *Clock) writeSeen(w *state.Writer, e *state.Encoder, lane int, full bool) {
 	l := &c.lanes[lane]
 	s, horizon := &l.seen, l.horizon()
