@@ -10,6 +10,7 @@ import (
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
+	"golang.org/x/sync/errgroup"
 	"pgregory.net/rapid"
 
 	"github.com/tailrace/tailrace/pipeline"
@@ -200,6 +201,38 @@ func TestHalvingIsGoneOnWith(t *testing.T) {
 			wantRows(t, c, map[pipeline.Table]uint64{pipeline.Telemetry: uint64(100 - len(want))})
 		})
 	}
+}
+
+// Scenario: four processes resend a checkpoint at once of which the server refuses two rows.
+// Guarantees: each gives back the same two, and all other rows are there once.
+func TestFourProcessesHalve(t *testing.T) {
+	mem := allocator(t)
+	c := serve(t)
+	openSink(t, c)
+	if err := query(t, c).Exec(t.Context(), "ALTER TABLE telemetry ADD CONSTRAINT sane CHECK k_offset NOT IN (1003, 1018)"); err != nil {
+		t.Fatal(err)
+	}
+	checkpoint := telemetryCheckpoint(t, mem, 1, 20)
+	checkpoint.Resent = true
+	var all errgroup.Group
+	refused := make([][]pipeline.RefusedRow, 4)
+	for i := range refused {
+		s := newSink(t, c)
+		all.Go(func() error {
+			written, err := s.Write(t.Context(), checkpoint)
+			refused[i] = written.Refused
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for i, list := range refused {
+		if got := refusedOffsets(t, list, "469"); !slices.Equal(got, []int64{1003, 1018}) {
+			t.Errorf("process %d: refused offsets: got %v", i, got)
+		}
+	}
+	wantRows(t, c, map[pipeline.Table]uint64{pipeline.Telemetry: 18})
 }
 
 // Scenario: of two materialized views of a user's one throws at a row, in two checkpoints; then it is dropped.
