@@ -29,8 +29,8 @@ type Operator interface {
 	// Advance says that no row at or before watermark (ns UTC) is expected; it never goes back. Rows that come all the
 	// same are late.
 	Advance(ctx context.Context, watermark int64, out Emitter) error
-	// Finish says that the input has ended: what is complete is emitted, what is not is emitted with the reason. Only
-	// Snapshot and Close follow.
+	// Finish says that the input has ended: what is complete is emitted, what is not is emitted with the reason. Only Close
+	// follows. State does not outlive the input: a later run over what comes then begins with none.
 	Finish(ctx context.Context, out Emitter) error
 	// Snapshot writes what the operator must know to go on after a restart, by asset. If full, it writes every key, else
 	// at least those that have changed since the Snapshot before. It is called between batches.

@@ -22,7 +22,6 @@ import (
 type summing struct {
 	settings Settings
 	sums     map[string]float64
-	gone     []string
 	out      *schemas.TelemetryBuilder
 }
 
@@ -61,21 +60,10 @@ func (o *summing) say(ctx context.Context, at int64, out Emitter) error {
 func (o *summing) Advance(ctx context.Context, w int64, out Emitter) error { return o.say(ctx, w, out) }
 func (o *summing) Close() error                                            { o.out.Release(); return nil }
 
-// Finish says the sums a last time. There are none afterwards.
-func (o *summing) Finish(ctx context.Context, out Emitter) error {
-	err := o.say(ctx, 1<<40, out)
-	for asset := range o.sums {
-		o.gone = append(o.gone, asset)
-	}
-	clear(o.sums)
-	return err
-}
+func (o *summing) Finish(ctx context.Context, out Emitter) error { return o.say(ctx, 1<<40, out) }
 
 func (o *summing) Snapshot(w *state.Writer, _ bool) error {
 	w.Version(1)
-	for _, asset := range o.gone {
-		w.Delete(asset)
-	}
 	for asset, sum := range o.sums {
 		var e state.Encoder
 		e.Float(sum)

@@ -66,7 +66,7 @@ type harvest struct {
 	decoded  int64 // rows, before any was dropped
 	raw      state.Raw
 	counters map[string]int64 // of the ledger
-	steps    []state.Step     // the state at the barrier; nil if nothing has changed
+	steps    []state.Step     // the state at the barrier; nil if nothing has changed, or if the input has ended
 	base     string           // what steps build on
 	granted  int64            // bytes of the budget that it holds
 	spans    []trace.Link     // of the batches
@@ -202,7 +202,7 @@ func (t *task) newHarvest(next int64) harvest {
 // hand answers a barrier: the idle clock runs, and what the operators keep is written down.
 func (t *task) hand(ctx context.Context, b barrier) error {
 	err := t.flow.tick(ctx, b.now, t.caughtUp)
-	if err == nil && t.pending.changed() {
+	if err == nil && t.pending.changed() && !t.pending.finished {
 		err = t.snapshot(b.fullEvery)
 	}
 	h := t.pending
