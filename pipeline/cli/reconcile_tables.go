@@ -173,8 +173,8 @@ func (t stretchSums) over(s stretch) (sum counted) {
 // The bounds of one query over the table telemetry: what it must remember, which is some 32 bytes an offset, and the length of its
 // text.
 const (
-	passOffsets  = 5_000_000
-	passStretchs = 2_000
+	passOffsets   = 5_000_000
+	passStretches = 2_000
 )
 
 // telemetry counts the rows of stretches. ours is the condition of the runs that wrote them.
@@ -182,7 +182,7 @@ func (b *books) telemetry(ctx context.Context, stretches []stretch, ours string,
 	found := map[stretch]counted{}
 	for len(stretches) > 0 {
 		n, offsets := 0, int64(0)
-		for n < len(stretches) && n < passStretchs && (n == 0 || offsets+stretches[n].to-stretches[n].from <= passOffsets) {
+		for n < len(stretches) && n < passStretches && (n == 0 || offsets+stretches[n].to-stretches[n].from <= passOffsets) {
 			offsets += stretches[n].to - stretches[n].from
 			n++
 		}
