@@ -26,6 +26,8 @@ type Config struct {
 	// GatherRows is how many rows of history wait at most for other devices to begin as well. 0 is 100000, a twentieth
 	// of what align holds.
 	GatherRows int
+	// MaxFindings is how many findings are given at once, those of wrong clocks first. 0 is 200: more than a person reads.
+	MaxFindings int
 }
 
 // Lane is one of two flows of rows with a watermark each.
@@ -85,7 +87,7 @@ const (
 // Clock is the event-time clock of one partition. It is for one goroutine.
 type Clock struct {
 	minTime, maxSkew, idle, lateAfter int64 // ns
-	gatherRows                        int
+	gatherRows, maxFindings           int
 
 	now     int64 // the task's clock
 	present int64 // nothing arrives later
@@ -93,6 +95,7 @@ type Clock struct {
 	lanes   [lanes]lane
 	names   names
 	faults  map[int32]*fault // by device
+	faulty  roster           // the devices that have one
 	touched []int32          // devices that have changed since the last snapshot, some twice
 	nobody  track            // of devices without a clock
 	verdict Verdict
@@ -104,12 +107,15 @@ func New(c Config, mem memory.Allocator) *Clock {
 	limit := func(d time.Duration) int64 { return min(max(int64(d), 0), longest) }
 	k := &Clock{
 		minTime: max(c.MinTime, -farthest), maxSkew: limit(c.MaxSkew), idle: limit(c.IdleTimeout),
-		lateAfter: limit(c.LateAfter), gatherRows: c.GatherRows,
+		lateAfter: limit(c.LateAfter), gatherRows: c.GatherRows, maxFindings: c.MaxFindings,
 		now: -farthest, present: farthest, due: farthest, names: newNames(mem, c.MaxDevices),
 		faults: map[int32]*fault{}, nobody: newTrack(),
 	}
 	if c.MaxRecent <= 0 {
 		c.MaxRecent = 100_000
+	}
+	if k.maxFindings <= 0 {
+		k.maxFindings = 200
 	}
 	if k.gatherRows <= 0 {
 		k.gatherRows = 100_000
@@ -162,7 +168,8 @@ func (c *Clock) Judge(batch arrow.Record) Verdict {
 		r.device = n.device
 		lane, l, t := Live, live, c.track(Live, r.device)
 		// Most rows have nothing about them: in time, by a clock that is believed.
-		if r.flags != 0 || t.fault || r.ts <= l.watermark || r.ts < max(c.minTime, t.newest-behind) || r.ts > c.now+c.maxSkew {
+		if r.flags != 0 || t.fault || r.ts <= l.watermark ||
+			r.ts < max(c.minTime, t.newest-behind) || r.ts > c.now+c.maxSkew {
 			var suspect bool
 			if lane, suspect = c.classify(&r, t); suspect {
 				c.mark(&r, lane, flagSuspect)
@@ -289,6 +296,7 @@ func (c *Clock) progress(r *row, lane Lane, t *track) {
 		l.buckets.remove(t.slot)
 		l.place(t)
 	case lane == Live && l.watermark != none && r.ts <= l.watermark-c.maxSkew:
+		l.away.add(r.device)
 		return // a wrong clock, which the others don't wait for
 	default:
 		l.join(r.device)

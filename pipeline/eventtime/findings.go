@@ -40,6 +40,7 @@ func (c *Clock) found(r *row, t *track, kind string, by int64) {
 	if f == nil || f.kind != kind {
 		f = &fault{kind: kind, since: c.now}
 		c.faults[r.device] = f
+		c.faulty.add(r.device)
 	}
 	f.last, f.by = c.now, by
 	f.rows++
@@ -52,6 +53,7 @@ func (c *Clock) found(r *row, t *track, kind string, by int64) {
 func (c *Clock) recover(r *row, t *track) {
 	if f := c.faults[r.device]; c.now-f.last > c.idle {
 		delete(c.faults, r.device)
+		c.faulty.remove(r.device)
 		t.fault = false
 		c.touch(r.device, t)
 	}
@@ -65,21 +67,25 @@ func (c *Clock) touch(device int32, t *track) {
 	}
 }
 
-// Findings tells what is found about the live clocks of devices, by name. It looks at all of them: it is for status,
-// not for every batch.
+// Findings tells what is found about the live clocks of devices, by name: at most MaxFindings of them. It costs as
+// much as there is to find, whatever the number of devices.
 func (c *Clock) Findings() []Finding {
 	var list []Finding
-	for device, f := range c.faults {
+	for _, device := range c.faulty.list[:min(len(c.faulty.list), c.maxFindings)] {
+		f := c.faults[device]
 		list = append(list, Finding{
 			Device: c.names.text(device), Kind: f.kind, Since: f.since, By: time.Duration(f.by), Rows: f.rows,
 		})
 	}
 	live := &c.lanes[Live]
-	for device := range live.tracks {
+	for _, device := range live.away.list {
+		if len(list) == c.maxFindings {
+			break
+		}
 		t := &live.tracks[device]
-		if silent := c.now - t.arrived; !t.active && !t.fault && t.newest != unset && silent > c.idle {
+		if silent := c.now - t.arrived; !t.fault && silent > c.idle {
 			list = append(list, Finding{
-				Device: c.names.text(int32(device)), Kind: Idle, Since: t.arrived, By: time.Duration(silent),
+				Device: c.names.text(device), Kind: Idle, Since: t.arrived, By: time.Duration(silent),
 			})
 		}
 	}

@@ -33,6 +33,11 @@ func sent(asset, tag string, seconds float64) in {
 	return in{asset: asset, tag: tag, ts: at(seconds), arrived: at(seconds + 0.1)}
 }
 
+// came is a row of tag x that arrives when it is said.
+func came(asset string, seconds, arrived float64) in {
+	return in{asset: asset, tag: "x", ts: at(seconds), arrived: at(arrived)}
+}
+
 func defaults() Config {
 	return Config{
 		Step: time.Second, IdleTimeout: 30 * time.Second, MaxSkew: 5 * time.Minute, LateAfter: time.Hour, MaxDevices: 100,
@@ -42,7 +47,9 @@ func defaults() Config {
 
 func record(b *schemas.TelemetryBuilder, rows []in) arrow.Record {
 	for i, r := range rows {
-		b.Append(&schemas.Row{TS: r.ts, Asset: []byte(r.asset), Tag: []byte(r.tag), Src: []byte(r.src), Flags: r.flags}, int64(i), r.arrived)
+		b.Append(&schemas.Row{
+			TS: r.ts, Asset: []byte(r.asset), Tag: []byte(r.tag), Src: []byte(r.src), Flags: r.flags,
+		}, int64(i), r.arrived)
 	}
 	return b.NewRecord()
 }
@@ -120,6 +127,9 @@ func run(t testing.TB, c Config, rows []in, ticks []tick, cuts, restores []int) 
 			if k.row == to {
 				out.spans(t, to, clock.Tick(k.now, k.caughtUp))
 			}
+		}
+		if ticking && len(restores) > 0 {
+			base = store.checkpoint(t, clock, base) // one more link of the chain
 		}
 		if restoring {
 			base = store.checkpoint(t, clock, base)

@@ -23,6 +23,7 @@ type lane struct {
 	newest, newestArrived int64   // the newest row, and its arrival
 	burst                         // History
 	tracks                []track // by device
+	away                  roster  // devices that have a clock and are not active
 	buckets               buckets // of the active ones
 	waiting               idleHeap
 	seen                  series
@@ -69,6 +70,7 @@ func (l *lane) place(t *track) {
 func (l *lane) join(device int32) {
 	t := &l.tracks[device]
 	t.active = true
+	l.away.remove(device)
 	l.place(t)
 	heap.Push(&l.waiting, idleAt{t.arrived, device})
 }
@@ -93,7 +95,33 @@ func (l *lane) leave(device int32) *track {
 	t := &l.tracks[device]
 	l.buckets.remove(t.slot)
 	t.active = false
+	l.away.add(device)
 	return t
+}
+
+// roster is a set of devices that can be gone through without looking at the others.
+type roster struct {
+	list []int32
+	at   []int32 // by device, its place in list and 1; 0 is not in it
+}
+
+func (r *roster) add(device int32) {
+	for int(device) >= len(r.at) {
+		r.at = append(r.at, 0)
+	}
+	if r.at[device] == 0 {
+		r.list = append(r.list, device)
+		r.at[device] = int32(len(r.list))
+	}
+}
+
+func (r *roster) remove(device int32) {
+	if int(device) >= len(r.at) || r.at[device] == 0 {
+		return
+	}
+	place, last := r.at[device]-1, r.list[len(r.list)-1]
+	r.list[place], r.at[last] = last, place+1
+	r.list, r.at[device] = r.list[:len(r.list)-1], 0
 }
 
 // idleAt is an active device with when its clock moved, or earlier: an entry is brought up to date when it comes to

@@ -30,8 +30,9 @@ func stream(t *rapid.T) (Config, []in, []tick) {
 	for n := rapid.IntRange(1, 60).Draw(t, "rows"); len(rows) < n; {
 		now += rapid.SampledFrom([]int64{0, 1, second / 2, second, 15 * second}).Draw(t, "later")
 		r := in{
-			asset: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "asset"), tag: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "tag"),
-			src: rapid.SampledFrom([]string{"", "", "a", "edge"}).Draw(t, "src"), arrived: now,
+			asset: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "asset"),
+			tag:   rapid.SampledFrom([]string{"x", "y"}).Draw(t, "tag"),
+			src:   rapid.SampledFrom([]string{"", "", "a", "edge"}).Draw(t, "src"), arrived: now,
 		}
 		switch rapid.IntRange(0, 12).Draw(t, "kind") {
 		case 0:

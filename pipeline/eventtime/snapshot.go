@@ -194,10 +194,13 @@ func (c *Clock) readDevice(d *state.Decoder, device int32) error {
 		t.newest, t.arrived = d.Int(), d.Int()
 		if active := d.Bool(); active {
 			c.lanes[i].join(device)
+		} else if t.newest != unset {
+			c.lanes[i].away.add(device)
 		}
 	}
 	if d.Bool() {
 		c.faults[device] = &fault{kind: d.Text(), since: d.Int(), last: d.Int(), by: d.Int(), rows: d.Int()}
+		c.faulty.add(device)
 		c.track(Live, device).fault = true
 	}
 	return d.Err()
