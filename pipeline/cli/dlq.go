@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/tailrace/tailrace/connectors/kafka"
 	"github.com/tailrace/tailrace/pipeline/spec"
+	"github.com/tailrace/tailrace/schemas"
 )
 
 func (e *env) dlqCommand() *cobra.Command {
@@ -126,7 +127,12 @@ func (e *env) withLetters(ctx context.Context, path string, flags *letterFlags, 
 	if !ok {
 		return fmt.Errorf("%w: %s: want sinks.kafka, got %s", errStart, path, f.Publisher.Kind)
 	}
-	letters, err := kafka.OpenDeadLetters(ctx, publisher.Access(filepath.Dir(path)), publisher.Prefix)
+	access := publisher.Access(filepath.Dir(path))
+	// The reader waits for brokers that are away, as a pipeline does; whoever stands before a terminal is told.
+	if _, _, err := access.Offsets(ctx, publisher.Prefix+schemas.TopicDeadLetters); err != nil {
+		return fmt.Errorf("%w: %w", errStart, err)
+	}
+	letters, err := kafka.OpenDeadLetters(ctx, access, publisher.Prefix)
 	if err != nil {
 		return err
 	}

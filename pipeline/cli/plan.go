@@ -129,7 +129,7 @@ func groupOf(c *kafka.SourceConfig, id string) string { return cmp.Or(c.Group, "
 func storedState(ctx context.Context, f *spec.File, plan pipeline.Plan, a kafka.Access, topic, group string) (all []placedAt, err error) {
 	commits, err := a.Committed(ctx, group, topic)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errStart, err)
 	}
 	if err := plan.Store.Open(ctx); err != nil {
 		return nil, fmt.Errorf("%w: state.store: %w", errStart, err)

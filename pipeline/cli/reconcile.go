@@ -134,7 +134,7 @@ func (e *env) reconcile(ctx context.Context, path string, o reconcileOptions) er
 	}
 	db, err := clickhouse.Connect(ctx, config)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errStart, err)
 	}
 	r := reconciled{
 		Pipeline: f.ID, Topic: source.Topic, Database: config.Database, Faults: []string{}, Notes: []string{},
@@ -163,7 +163,7 @@ func (e *env) reconcile(ctx context.Context, path string, o reconcileOptions) er
 func (r *reconciled) read(ctx context.Context, group string) error {
 	commits, err := r.access.Committed(ctx, group, r.Topic)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errStart, err)
 	}
 	hours, err := r.books.hours(ctx)
 	if err != nil {
