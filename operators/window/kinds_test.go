@@ -35,7 +35,7 @@ func kindsUnderTest() map[string]Config {
 			c.Rows, c.Every = 4, "3"
 		case Trigger:
 			c.Start, c.Stop = "v > 4", `tag["v"] < 3`
-			c.Pre, c.Post, c.MinDuration, c.MaxDuration = 2*time.Second, time.Second, 2*time.Second, 4*time.Second
+			c.Pre, c.Post, c.MinDuration, c.MaxDuration = 2*time.Second, 3*time.Second, 2*time.Second, 4*time.Second
 		case Calendar:
 			c.Every, c.Zone = everyShift, "Europe/Berlin"
 			c.Shifts = []string{"00:00", "03:00", "05:00", "10:00", "14:00", "18:00", "22:00"}

@@ -100,8 +100,9 @@ type Operator struct {
 	unsaved   []int32 // assets with unsaved set
 
 	windows *windowBuilder
-	ready   []output
+	ready   []output // these three are kept for their memory
 	found   []bounds
+	touched []int32
 }
 
 // output is a window to be given.
@@ -343,7 +344,7 @@ func (o *Operator) Advance(ctx context.Context, watermark int64, out pipeline.Em
 	}
 	from := o.watermark
 	o.watermark = watermark
-	var touched []int32
+	touched := o.touched[:0]
 	o.ready = o.ready[:0]
 	for id, at := o.wake.first(); at <= watermark && id >= 0; id, at = o.wake.first() {
 		a := &o.assets[id]
@@ -357,6 +358,7 @@ func (o *Operator) Advance(ctx context.Context, watermark int64, out pipeline.Em
 		o.wake.set(id, o.kind.next(&a.live, a, watermark))
 		touched = append(touched, id)
 	}
+	o.touched = touched
 	if err := o.emitDue(ctx, out); err != nil {
 		return err
 	}

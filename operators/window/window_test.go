@@ -205,8 +205,9 @@ func BenchmarkWindow(b *testing.B) {
 				builder.Field(3).(*array.Float32Builder).Append(1)
 				builder.Field(4).(*array.Int64Builder).Append(1)
 				builder.Field(5).(*array.Int64Builder).Append(1)
+				builder.Field(6).(*array.Uint32Builder).Append(0)
 				for k := range tags {
-					builder.Field(6 + k).(*array.Float64Builder).Append(1.5)
+					builder.Field(inColumns + k).(*array.Float64Builder).Append(1.5)
 				}
 			}
 		}
@@ -231,4 +232,37 @@ func BenchmarkWindow(b *testing.B) {
 	}
 	b.ReportMetric(float64(rows)/b.Elapsed().Seconds(), "rows/s")
 	b.ReportMetric(float64(windows)/b.Elapsed().Seconds(), "windows/s")
+}
+
+// BenchmarkAdvanceIdle moves the watermark on while 100,000 assets wait for the ends of their windows.
+func BenchmarkAdvanceIdle(b *testing.B) {
+	c := defaults()
+	c.Size, c.MaxAssets = 300*24*time.Hour, 100_000
+	o := New(c, pipeline.Settings{Alloc: memory.DefaultAllocator})
+	defer o.Close()
+	schema := wide(b, time.Hour, "v")
+	if _, err := o.Bind(schema); err != nil {
+		b.Fatal(err)
+	}
+	var table strings.Builder
+	table.WriteString("asset ts coverage v\n")
+	for i := range 100_000 {
+		fmt.Fprintf(&table, "asset%d 0h 1 1\n", i)
+	}
+	rec, err := pipelinetest.ReadTable(memory.DefaultAllocator, schema, nil, table.String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer rec.Release()
+	ctx := context.Background()
+	if err := o.Process(ctx, rec, nil); err != nil {
+		b.Fatal(err)
+	}
+	watermark := int64(0)
+	for b.Loop() {
+		watermark++
+		if err := o.Advance(ctx, watermark, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
