@@ -82,7 +82,7 @@ const (
 	// recoveryLimit is what the median recovery is promised to stay under, with a session time-out of 6 s.
 	recoveryLimit = 12 * time.Second
 	// calmLimit bounds the wait between two kills: a recovery that takes longer is disturbed.
-	calmLimit = 25 * time.Second
+	calmLimit = 45 * time.Second
 	// stepLimit bounds the wait for a fail point. Each is reached with every checkpoint.
 	stepLimit = 40 * time.Second
 	// catchUpLimit bounds the wait for the rest after the load has ended.
@@ -189,7 +189,7 @@ func (t *chaosRun) disturb(ctx context.Context) (err error) {
 	}
 	t.result.Seconds = time.Since(begin).Seconds()
 	t.result.Sent = l.generator.Counts()
-	t.numbers = t.result.Sent[Plain.String()] + t.result.Sent[InTime.String()] + t.result.Sent[Correcting.String()] + t.result.Sent[TooLate.String()]
+	t.numbers = l.generator.Rows()
 	t.say("load ended after %.0f s and %d messages; waiting for the rest", t.result.Seconds, l.sent.Load())
 	if err := t.catchUp(ctx); err != nil {
 		return err

@@ -180,6 +180,11 @@ func (g *Generator) Counts() map[string]int64 {
 	return counts
 }
 
+// Rows is how many rows were given so far, each counted once: what is stored of them, since doubles are not.
+func (g *Generator) Rows() int64 {
+	return g.counts[Plain] + g.counts[InTime] + g.counts[Correcting] + g.counts[TooLate]
+}
+
 // makeStep puts the messages of one step of event time into ready: those that were held back until now, then the assets'.
 func (g *Generator) makeStep() {
 	g.ready = append(g.ready, g.held[g.step]...)

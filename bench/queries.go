@@ -9,10 +9,14 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // answerMax bounds an answer: results here are a few numbers, or the values of one row.
 const answerMax = 16 << 20
+
+// queryLimit bounds one question: the largest compares some millions of rows.
+const queryLimit = 5 * time.Minute
 
 // queries asks ClickHouse over HTTP. The zero user reads.
 type queries struct {
@@ -22,6 +26,8 @@ type queries struct {
 }
 
 func (q *queries) do(ctx context.Context, sql string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryLimit)
+	defer cancel()
 	settings := url.Values{}
 	if q.user != "" {
 		settings.Set("user", q.user)

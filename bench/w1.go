@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/tailrace/tailrace/connectors/embedded"
@@ -175,7 +174,7 @@ func w1(ctx context.Context, c w1Config) (_ *w1Result, err error) {
 	if result.Records, err = kafka.CountMessages(ctx, r.brokers, r.topic); err != nil {
 		return nil, err
 	}
-	rows := result.Records - g.Counts()[Malformed.String()]
+	rows := g.Rows()
 	for round := range c.rounds {
 		var now w1Round
 		deliveries := []string{pipeline.ExactlyOnce, pipeline.AtLeastOnce}
@@ -183,7 +182,7 @@ func w1(ctx context.Context, c w1Config) (_ *w1Result, err error) {
 			slices.Reverse(deliveries)
 		}
 		for _, delivery := range deliveries {
-			file.ID = fmt.Sprintf("w1_%d_%s", round, delivery)
+			file.ID = fmt.Sprintf("w1-%d-%s", round, strings.ReplaceAll(delivery, "_", "-"))
 			run, err := w1Measure(ctx, r, file, delivery, rows)
 			if err != nil {
 				return nil, err
@@ -220,7 +219,7 @@ func w1Fill(ctx context.Context, r *rig, c w1Config) (*Generator, error) {
 
 // w1Measure runs the program over the whole topic, checks that all rows are there once, and drops them.
 func w1Measure(ctx context.Context, r *rig, file pipelineFile, delivery string, rows int64) (run w1Run, err error) {
-	file.Delivery, file.Group, file.Database = delivery, file.ID, file.ID
+	file.Delivery, file.Group, file.Database = delivery, file.ID, strings.ReplaceAll(file.ID, "-", "_")
 	m, err := r.newMember(file.ID, file)
 	if err != nil {
 		return run, err
@@ -229,7 +228,13 @@ func w1Measure(ctx context.Context, r *rig, file pipelineFile, delivery string, 
 	if err := r.launch(m, ""); err != nil {
 		return run, err
 	}
-	if err := within(ctx, w1Limit, "the end of "+m.name, func() (bool, error) { return m.child.ended(), nil }); err != nil {
+	err = within(ctx, w1Limit, "the end of "+m.name, func() (bool, error) {
+		// Not getrusage: its maximum counts what this process held when it forked.
+		rss, err := peakRSS(m.child.cmd.Process.Pid)
+		run.PeakRSS = max(run.PeakRSS, rss)
+		return m.child.ended(), err
+	})
+	if err != nil {
 		m.child.kill()
 		return run, err
 	}
@@ -237,9 +242,6 @@ func w1Measure(ctx context.Context, r *rig, file pipelineFile, delivery string, 
 		return run, fmt.Errorf("%s ended with %d, see %s", m.name, code, m.child.log)
 	}
 	run.Seconds, run.CPUSeconds = m.child.end.Sub(begin).Seconds(), m.child.cpu().Seconds()
-	if usage, ok := m.child.cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		run.PeakRSS = usage.Maxrss << 10 // getrusage(2): kilobytes
-	}
 	q := r.clickhouse.queries()
 	var stored struct{ Rows, Places, Checkpoints int64 }
 	if err := q.row(ctx, fmt.Sprintf("SELECT count() AS Rows, uniqExact(k_part, k_offset, k_idx) AS Places FROM %s.telemetry", file.Database), &stored); err != nil {
