@@ -80,7 +80,8 @@ func TestContract(t *testing.T) {
 			if err := s.Put(ctx, "p/r1/1-aa", []byte("one")); err != nil {
 				t.Errorf("the same again: want no error, got %v", err)
 			}
-			if err := s.Put(ctx, "p/r1/1-aa", []byte("two")); err == nil || !strings.Contains(err.Error(), "a name is written once") {
+			err = s.Put(ctx, "p/r1/1-aa", []byte("two"))
+			if err == nil || !strings.Contains(err.Error(), "a name is written once") {
 				t.Errorf("other bytes: want a refusal, got %v", err)
 			}
 			for prefix, want := range map[string]string{
@@ -134,7 +135,8 @@ func TestOpenErrors(t *testing.T) {
 		"file://user:secret@%zz/\x7f/": "got what is not a URL",
 	} {
 		s, err := Open(url)
-		if s != nil || !errors.Is(err, pipeline.ErrConfig) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+		if s != nil || !errors.Is(err, pipeline.ErrConfig) || !strings.Contains(err.Error(), want) ||
+			strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: want a config error with %q, got %v", url, want, err)
 		}
 	}
@@ -161,7 +163,8 @@ func TestFolderOnDisk(t *testing.T) {
 		}
 		return strings.Join(out, ", ")
 	}
-	if want := ". drwx------, .tailrace-state -rw-------, p drwx------, p/r drwx------, p/r/1-aa -rw-------"; found() != want {
+	want := ". drwx------, .tailrace-state -rw-------, p drwx------, p/r drwx------, p/r/1-aa -rw-------"
+	if found() != want {
 		t.Errorf("want %s, got %s", want, found())
 	}
 	if err := s.Delete(t.Context(), "p/r/1-aa"); err != nil {
@@ -222,7 +225,8 @@ func TestFolderGone(t *testing.T) {
 		_, get := s.Get(ctx, "a/b")
 		_, list := s.List(ctx, "")
 		for _, err := range []error{get, list, s.Put(ctx, "a/c", nil), s.Delete(ctx, "a/b")} {
-			if err == nil || errors.Is(err, state.ErrNotFound) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), cause) {
+			if err == nil || errors.Is(err, state.ErrNotFound) || !strings.Contains(err.Error(), dir) ||
+				!strings.Contains(err.Error(), cause) {
 				t.Errorf("%s: want an error with %s and %q, got %v", what, dir, cause, err)
 			}
 		}
@@ -303,7 +307,8 @@ func TestLeftovers(t *testing.T) {
 	s := open(t, "file://"+dir)
 	old, young := filepath.Join(dir, "p", unfinished+"old"), filepath.Join(dir, "p", unfinished+"young")
 	for _, err := range []error{
-		os.Mkdir(filepath.Join(dir, "p"), 0o700), os.WriteFile(old, []byte("x"), 0o600), os.WriteFile(young, []byte("x"), 0o600),
+		os.Mkdir(filepath.Join(dir, "p"), 0o700),
+		os.WriteFile(old, []byte("x"), 0o600), os.WriteFile(young, []byte("x"), 0o600),
 		os.Chtimes(old, time.Time{}, time.Now().Add(-2*stale)),
 	} {
 		if err != nil {
@@ -407,19 +412,23 @@ func TestFailingDisk(t *testing.T) {
 	}
 }
 
-// Scenario: A Put of 2.5 MiB into two new folders.
+// Scenario: Open of a store two folders of which there are not, and a Put of 2.5 MiB into two new folders.
 // Guarantees: The bytes are synced before the name is there, and the folders after it, each of them.
 func TestOrderOfSyncs(t *testing.T) {
 	disk := &badDisk{}
-	s := &folder{path: t.TempDir(), disk: disk}
+	s := &folder{path: filepath.Join(t.TempDir(), "a", "b"), disk: disk}
 	if err := s.Open(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if want := []string{"folder", "folder", "write", "sync", "close", "link", "folder"}; !slices.Equal(disk.done, want) {
+		t.Errorf("open: want %v, got %v", want, disk.done)
 	}
 	disk.done = nil
 	if err := s.Put(t.Context(), "p/r/1-aa", make([]byte, 5*chunk/2)); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"write", "write", "write", "sync", "close", "link", "folder", "folder", "folder"}; !slices.Equal(disk.done, want) {
+	want := []string{"write", "write", "write", "sync", "close", "link", "folder", "folder", "folder"}
+	if !slices.Equal(disk.done, want) {
 		t.Errorf("want %v, got %v", want, disk.done)
 	}
 }

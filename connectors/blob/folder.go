@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -69,7 +70,7 @@ func (f *folder) Open(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return f.fail(doing, err)
 	}
-	if err := os.MkdirAll(f.path, 0o700); err != nil {
+	if err := f.make(f.path); err != nil {
 		return f.fail(doing, err)
 	}
 	root, err := os.OpenRoot(f.path)
@@ -100,6 +101,26 @@ func (f *folder) Open(ctx context.Context) error {
 		return f.fail(doing, err)
 	}
 	return nil
+}
+
+// make makes a folder and those above it that there are not, and syncs the one that each lies in: blobs are no safer
+// than the folder's own name.
+func (f *folder) make(dir string) error {
+	if _, err := os.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	above := filepath.Dir(dir)
+	if err := f.make(above); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	root, err := os.OpenRoot(above)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.disk.syncFolder(root, "."), root.Close())
 }
 
 // sweep removes files whose writers have crashed.

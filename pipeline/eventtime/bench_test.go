@@ -105,3 +105,30 @@ func BenchmarkSnapshot(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkSpread judges rows of 100,000 devices that each live in a step of their own, the worst case for their minimum.
+func BenchmarkSpread(b *testing.B) {
+	const devices = 100_000
+	builder := schemas.NewTelemetryBuilder(memory.DefaultAllocator, "telemetry", 0)
+	defer builder.Release()
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()
+	for i := range devices {
+		builder.Append(&schemas.Row{
+			TS: start - int64(i)*second, Asset: fmt.Appendf(nil, "device%d", i), Tag: []byte("x"),
+		}, 0, start)
+	}
+	batch := builder.NewRecord()
+	defer batch.Release()
+	times := batch.Column(schemas.ColTS).(*array.Timestamp).TimestampValues()
+	config := benchConfig()
+	config.LateAfter, config.MaxSkew = devices*time.Second, devices*time.Second
+	c := New(config, memory.DefaultAllocator)
+	c.Judge(batch)
+	for b.Loop() {
+		for i := range times { // each goes on by another 1 to 200 steps
+			times[i] += arrow.Timestamp((1 + int64(i)*7919%200) * second)
+		}
+		c.Judge(batch)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/devices, "ns/row")
+}
