@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tailrace/tailrace/connectors/kafka"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // object runs a command with --json and reads the one object that it prints.
@@ -102,5 +105,44 @@ func TestReplayCSV(t *testing.T) {
 	n, err := kafka.CountMessages(t.Context(), at.Kafka, "testreplaycsv")
 	if err != nil || n != 5 {
 		t.Errorf("%d messages in the topic, %v, want 5", n, err)
+	}
+}
+
+// Scenario: a gateway whose clock is an hour ahead, a controller without a clock, and an asset whose messages come on two
+// partitions, among one that is right.
+// Guarantees: status names the three, and what is wrong with each, and not the fourth.
+func TestStatusFindings(t *testing.T) {
+	p := newPlant(t, embeddedServers(t))
+	p.makeTopic(t, 2, nil)
+	client, err := kgo.NewClient(kgo.SeedBrokers(p.Kafka...), kgo.DefaultProduceTopic(p.name), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	now := time.Now().Truncate(time.Second)
+	for _, m := range []struct {
+		partition int32
+		asset     string
+		at        time.Time
+	}{{0, "ahead", now.Add(time.Hour)}, {0, "unset", time.Unix(0, 0)}, {0, "split", now}, {1, "split", now}, {1, "sound", now}} {
+		value := fmt.Sprintf(`{"ts":%d,"asset":%q,"tag":"xmeas_01","value":1,"q":192}`, m.at.UnixNano(), m.asset)
+		if err := client.ProduceSync(t.Context(), &kgo.Record{Partition: m.partition, Value: []byte(value), Timestamp: now}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	launch(t, "run", p.file)
+	eventually(t, "every message stored", time.Minute, func() bool { return p.committed(t) == 5 })
+	asked, code := ended(t, "status", "--address", p.http)
+	said := asked.out.String()
+	for _, words := range []string{
+		`finding: device "ahead" on partition 0: its clock is 1h0m0s ahead`, `finding: device "unset" on partition 0: its clock is not set`,
+		`finding: asset "split" comes on partitions [0 1]`,
+	} {
+		if !strings.Contains(said, words) {
+			t.Errorf("exit code %d, want %q, got\n%s%s", code, words, said, asked.err.String())
+		}
+	}
+	if n := strings.Count(said, "finding: "); n != 3 {
+		t.Errorf("want 3 findings, got %d:\n%s", n, said)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -73,13 +74,40 @@ func (e *env) status(ctx context.Context, address string) error {
 	for _, partition := range slices.Sorted(maps.Keys(s.Dead)) {
 		fmt.Fprintf(e.Out, "partition %d: %d messages could not be decoded; see the dead-letter topic\n", partition, s.Dead[partition])
 	}
-	for i := range s.Findings {
-		fmt.Fprintln(e.Out, "finding:", findingText(&s.Findings[i]))
+	for _, line := range findingLines(s.Findings) {
+		fmt.Fprintln(e.Out, "finding:", line)
 	}
 	if s.Untracked > 0 {
 		fmt.Fprintf(e.Out, "%d rows were of assets beyond those that the status keeps\n", s.Untracked)
 	}
 	return nil
+}
+
+// shownIdle is how many idle devices are named: of a plant that reports by exception most are.
+const shownIdle = 10
+
+// findingLines are findings in sentences. Idle devices share one.
+func findingLines(list []pipeline.Finding) []string {
+	var lines, idle []string
+	silent := 0
+	for i := range list {
+		f := &list[i]
+		if f.Kind != eventtime.Idle {
+			lines = append(lines, findingText(f))
+			continue
+		}
+		if silent++; silent <= shownIdle {
+			idle = append(idle, fmt.Sprintf("%q since %s", f.Device, at(f.Since)))
+		}
+	}
+	if silent == 0 {
+		return lines
+	}
+	text := fmt.Sprintf("%d devices are silent, and the others do not wait for them: %s", silent, strings.Join(idle, ", "))
+	if more := silent - len(idle); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return append(lines, text)
 }
 
 // findingText is a finding in a sentence.
@@ -95,8 +123,6 @@ func findingText(f *pipeline.Finding) string {
 	case eventtime.BeforeMinTime:
 		return fmt.Sprintf("device %q on partition %d: its clock is not set: %d rows since %s have times before watermark.min_time", f.Device,
 			f.Partitions[0], f.Rows, at(f.Since))
-	case eventtime.Idle:
-		return fmt.Sprintf("device %q on partition %d: silent since %s; the others do not wait for it", f.Device, f.Partitions[0], at(f.Since))
 	case "asset_on_partitions":
 		return fmt.Sprintf("asset %q comes on partitions %v: its windows can't be put together; its messages need one key", f.Device, f.Partitions)
 	}

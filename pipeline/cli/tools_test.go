@@ -220,13 +220,27 @@ func TestRerunID(t *testing.T) {
 	}
 }
 
-// Scenario: findings of every kind, with a name that is hostile to a terminal.
-// Guarantees: each is one line that names the device.
-func TestFindingText(t *testing.T) {
-	for _, kind := range []string{"clock_ahead", "clock_back", "before_min_time", "idle", "asset_on_partitions", "of another release"} {
-		text := findingText(&pipeline.Finding{Kind: kind, Device: "gate\n\x1b[2Jway", Partitions: []int32{3}, Seconds: 3600, Rows: 7})
-		if !strings.Contains(text, `"gate\n\x1b[2Jway"`) || !strings.Contains(text, "3") || strings.ContainsAny(text, "\n\x1b") {
-			t.Errorf("%s: got %q", kind, text)
+// Scenario: findings of every kind, with a name that is hostile to a terminal, and many silent devices.
+// Guarantees: each is one line that names the device; the silent ones share one that names the first few.
+func TestFindingLines(t *testing.T) {
+	const hostile = "gate\n\x1b[2Jway"
+	var list []pipeline.Finding
+	for _, kind := range []string{"clock_ahead", "clock_back", "before_min_time", "asset_on_partitions", "of another release"} {
+		list = append(list, pipeline.Finding{Kind: kind, Device: hostile, Partitions: []int32{3}, Seconds: 3600, Rows: 7})
+	}
+	for range 12 {
+		list = append(list, pipeline.Finding{Kind: "idle", Device: hostile, Partitions: []int32{3}})
+	}
+	lines := findingLines(list)
+	if len(lines) != 6 || !strings.HasPrefix(lines[5], "12 devices are silent") || !strings.HasSuffix(lines[5], " and 2 more") {
+		t.Errorf("got %q", lines)
+	}
+	for _, line := range lines {
+		if !strings.Contains(line, `"gate\n\x1b[2Jway"`) || strings.ContainsAny(line, "\n\x1b") {
+			t.Errorf("got %q", line)
 		}
+	}
+	if !strings.Contains(lines[0], "1h0m0s ahead") || findingLines(nil) != nil {
+		t.Errorf("got %q", lines[0])
 	}
 }
