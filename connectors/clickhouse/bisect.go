@@ -76,7 +76,7 @@ func (w *writing) table(ctx context.Context, t table) error {
 	}
 	defer t.release()
 	if blocks > rootsMax {
-		return fmt.Errorf("checkpoint %d is %d blocks: want at most %d, hence a smaller checkpoint or a larger insert_rows_max (%d)",
+		return fmt.Errorf("checkpoint %d is %d blocks: want at most %d: a smaller checkpoint, or more rows a block (%d)",
 			w.checkpoint.Seq, blocks, rootsMax, rowsMax)
 	}
 	for i := range blocks {
@@ -108,7 +108,8 @@ func (w *writing) store(ctx context.Context, t table, n node, parts []uint32) er
 			return nil
 		}
 		if kindOf(err) != refused || ctx.Err() != nil {
-			return fmt.Errorf("run %x, checkpoint %d, block %d (%d rows of month %d): %w", b.run, b.seq, b.num, b.rows, b.month, err)
+			return fmt.Errorf("run %x, checkpoint %d, block %d (%d rows of month %d): %w",
+				b.run, b.seq, b.num, b.rows, b.month, err)
 		}
 		if n.rows() == 1 {
 			return w.refuse(t, n, err)
@@ -159,7 +160,8 @@ func (w *writing) partsOf(ctx context.Context, t table, n node) ([]uint32, error
 		column, first, last := t.span()
 		var found proto.ColUInt32
 		err = w.do(ctx, ch.Query{
-			Body: fmt.Sprintf("SELECT block FROM %s WHERE %s AND bitAnd(block, %d) = %d AND block >= %d AND %s BETWEEN %s AND %s GROUP BY block",
+			Body: fmt.Sprintf(`SELECT block FROM %s
+				WHERE %s AND bitAnd(block, %d) = %d AND block >= %d AND %s BETWEEN %s AND %s GROUP BY block`,
 				t.name(), lineageOf(b.run, b.seq), rootsMax-1, n.root, rootsMax, column, timeText(first), timeText(last)),
 			Result:   proto.Results{{Name: "block", Data: &found}},
 			OnResult: func(context.Context, proto.Block) error { numbers = append(numbers, found...); return nil },

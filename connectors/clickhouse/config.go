@@ -83,7 +83,7 @@ func DefaultConfig() Config {
 		// Long enough for a full block on a busy server; short enough that a hung connection is seen within the minute.
 		InsertTimeout: time.Minute,
 		Settle:        time.Second, // writing a token down and renaming the part take milliseconds
-		// Some rows out of bounds are data; a thousand in a second are a wrong constraint, and each takes some twenty inserts to find.
+		// Some rows out of bounds are data. A thousand at once are a wrong constraint, and finding each takes some twenty inserts.
 		RefusedRowsMax: 1000,
 		DialTimeout:    5 * time.Second,        // a round trip and a login, with a pause of the server
 		RetryMin:       200 * time.Millisecond, // a restart of the embedded server takes about as long

@@ -10,8 +10,8 @@ import (
 	"github.com/tailrace/tailrace/pipeline"
 )
 
-// A table keeps the tokens of its last so many inserts, a replicated one those of so many seconds too. What is sent again
-// after its token is forgotten is looked for and not found doubled, but a materialized view's target has only the token.
+// A table keeps the tokens of its last so many inserts; a replicated one only those of the last so many seconds, too. A
+// block whose token is forgotten is looked for before it is sent again. A materialized view's target has only the token.
 const (
 	windowMin        = 100_000 // inserts: over two hours at ten a second
 	windowSecondsMin = 604_800 // a week of outage
@@ -48,7 +48,9 @@ func quoted(name string) string {
 
 // lookAt finds a table; nil if there is none that the user may see.
 func lookAt(ctx context.Context, conn Conn, n named) (*relation, error) {
-	rows, err := conn.Query(ctx, `SELECT database, name, toString(uuid), engine, engine_full, create_table_query, dependencies_database, dependencies_table
+	rows, err := conn.Query(ctx, `
+		SELECT database, name, toString(uuid), engine, engine_full, create_table_query,
+			dependencies_database, dependencies_table
 		FROM system.tables WHERE database = ? AND name = ?`, n.database, n.name)
 	if err != nil {
 		return nil, err
@@ -198,7 +200,13 @@ func (s schema) look(ctx context.Context, conn Conn) (surroundings, error) {
 	return found, nil
 }
 
-func followViews(ctx context.Context, conn Conn, from *relation, seen map[named]bool, defaults map[string]uint64) (faults []string, err error) {
+// followViews names what would double among the views that inserts into from feed, and among the views of their targets.
+func followViews(
+	ctx context.Context, conn Conn, from *relation, seen map[named]bool, defaults map[string]uint64,
+) (faults []string, err error) {
+	unseen := func(what string) {
+		faults = append(faults, what+" cannot be seen, nor whether it would double a block that is sent again")
+	}
 	for _, name := range from.views {
 		if seen[name] {
 			continue
@@ -209,7 +217,7 @@ func followViews(ctx context.Context, conn Conn, from *relation, seen map[named]
 			return nil, err
 		}
 		if view == nil {
-			faults = append(faults, fmt.Sprintf("view %s: it cannot be seen, nor whether it would double a block that is sent again", name))
+			unseen(fmt.Sprintf("view %s", name))
 			continue
 		}
 		target, fed := view.target()
@@ -222,11 +230,12 @@ func followViews(ctx context.Context, conn Conn, from *relation, seen map[named]
 		case err != nil:
 			return nil, err
 		case r == nil:
-			faults = append(faults, fmt.Sprintf("view %s: its target %s cannot be seen, nor whether it would double a block that is sent again", name, target))
+			unseen(fmt.Sprintf("view %s: its target %s", name, target))
 			continue
 		case r.engine != "Null":
 			if fault := r.short(defaults); fault != "" {
-				faults = append(faults, fmt.Sprintf("view %s would double a block that is sent again: its target %s: %s", name, target, fault))
+				faults = append(faults, fmt.Sprintf("view %s would double a block that is sent again: its target %s: %s",
+					name, target, fault))
 			}
 		}
 		more, err := followViews(ctx, conn, r, seen, defaults)
@@ -238,7 +247,7 @@ func followViews(ctx context.Context, conn Conn, from *relation, seen map[named]
 	return faults, nil
 }
 
-// target is where a view writes to. fed is false for a view that an insert does not feed: one that is refreshed by the clock.
+// target is where a view writes to. fed is false for a view that no insert feeds: one that is refreshed by the clock.
 func (r *relation) target() (target named, fed bool) {
 	if r.engine != "MaterializedView" {
 		return named{r.database, r.name}, true // whatever else an insert feeds: its engine is judged
@@ -311,7 +320,8 @@ func (s *Sink) checkDependents(ctx context.Context) error {
 	}
 	s.views, s.ttls = found.fed, found.ttls
 	if len(found.faults) > 0 && s.config.Dependents == DependentsRefuse {
-		return fmt.Errorf("%w: %s: %s (set their windows, or dependents: warn)", pipeline.ErrConfig, s.config, strings.Join(found.faults, "; "))
+		return fmt.Errorf("%w: %s: %s (set their windows, or dependents: warn)", pipeline.ErrConfig, s.config,
+			strings.Join(found.faults, "; "))
 	}
 	for _, fault := range found.faults {
 		s.log.Warn("a materialized view would double rows", "address", s.config.Address, "fault", fault)

@@ -33,7 +33,7 @@ func (s *Sink) insert(ctx context.Context, t table, b *block, look bool, settled
 	retry := s.backoff()
 	attempt := 0
 	for {
-		stored, err := s.attempt(ctx, t, b, input, &attempt, look, settled)
+		stored, err := s.attempt(ctx, t, b, input, attempt, look, settled)
 		if stored {
 			return nil
 		}
@@ -47,7 +47,7 @@ func (s *Sink) insert(ctx context.Context, t table, b *block, look bool, settled
 		}
 		if err == nil {
 			if attempt++; attempt == attemptsMax {
-				return fmt.Errorf("%w: acknowledged under %d tokens, yet there is no row of it: rows that TTL, a policy or somebody deletes?",
+				return fmt.Errorf("%w: acknowledged under %d tokens, yet no row of it is there: does a TTL, a policy or somebody delete it?",
 					errAbsent, attempt)
 			}
 			s.counters.count("blocks_resent_under_another_token", 1)
@@ -71,8 +71,8 @@ func (s *Sink) insert(ctx context.Context, t table, b *block, look bool, settled
 	}
 }
 
-// expired says whether the table's TTL takes every row of the loaded block: what arrived so long ago is dropped at the door,
-// acknowledged all the same.
+// expired says whether the table's TTL takes every row of the loaded block: what arrived so long ago is acknowledged and
+// gone with the next merge.
 func (s *Sink) expired(ctx context.Context, t table) (bool, error) {
 	ttl := s.ttls[t.name()]
 	if ttl == "" {
@@ -94,8 +94,10 @@ var errAbsent = errors.New("the block does not stay")
 
 // attempt looks for b if it is in doubt, sends it if it has to be sent, and says whether it is stored. Neither stored nor
 // an error is a block that was acknowledged and is not there.
-func (s *Sink) attempt(ctx context.Context, t table, b *block, input proto.Input, attempt *int, look bool, settled settling) (bool, error) {
-	if look && *attempt == 0 {
+func (s *Sink) attempt(
+	ctx context.Context, t table, b *block, input proto.Input, attempt int, look bool, settled settling,
+) (bool, error) {
+	if look && attempt == 0 {
 		there, err := s.there(ctx, t, b, settled)
 		if err != nil {
 			return false, err
@@ -119,8 +121,8 @@ func (s *Sink) attempt(ctx context.Context, t table, b *block, input proto.Input
 	}
 	s.counters.waited(waited)
 	token := tokenOf(s.pipeline, string(t.name()), b.run, b.seq, b.num)
-	if *attempt > 0 {
-		token = fmt.Sprintf("%s/%d", token, *attempt)
+	if attempt > 0 {
+		token = fmt.Sprintf("%s/%d", token, attempt)
 	}
 	start := time.Now()
 	err = s.send(ctx, t.name(), input, token, false)
@@ -155,8 +157,10 @@ func (s *Sink) mayMend(ctx context.Context, t table, b *block) (bool, error) {
 	var parts proto.ColUInt64
 	err := s.do(ctx, ch.Query{
 		Body: fmt.Sprintf(`WITH (SELECT any(toString(_part)) FROM %[1]s WHERE %[2]s AND %[3]s AND block = %[4]d) AS its_part
-			SELECT max(toInt64(max_block_number)) - minIf(toInt64(min_block_number), name = its_part) AS since, countIf(name = its_part) AS parts
-			FROM system.parts WHERE database = currentDatabase() AND table = '%[1]s'`, t.name(), t.witness(), lineageOf(b.run, b.seq), b.num),
+			SELECT max(toInt64(max_block_number)) - minIf(toInt64(min_block_number), name = its_part) AS since,
+				countIf(name = its_part) AS parts
+			FROM system.parts WHERE database = currentDatabase() AND table = '%[1]s'`,
+			t.name(), t.witness(), lineageOf(b.run, b.seq), b.num),
 		Result: proto.Results{{Name: "since", Data: &since}, {Name: "parts", Data: &parts}},
 	})
 	if _, answered := codeOf(err); answered {

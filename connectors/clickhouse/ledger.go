@@ -19,12 +19,13 @@ const ledgerTable = "checkpoints"
 
 // ledgerInput is lines as columns. The server's clock says when they were settled if one of them does not.
 func ledgerInput(lines []pipeline.LedgerEntry) proto.Input {
-	names, ids, topics := new(proto.ColStr).LowCardinality(), new(proto.ColStr).LowCardinality(), new(proto.ColStr).LowCardinality()
+	low := func() *proto.ColLowCardinality[string] { return new(proto.ColStr).LowCardinality() }
+	names, ids, topics := low(), low(), low()
 	runs, seqs, partitions := new(proto.ColUInt128), new(proto.ColUInt64), new(proto.ColInt32)
 	froms, tos, messages, blobs := new(proto.ColInt64), new(proto.ColInt64), new(proto.ColUInt64), new(proto.ColStr)
 	settled := new(proto.ColDateTime64).WithPrecision(proto.PrecisionMilli).WithLocation(time.UTC)
-	rows := proto.NewMap(new(proto.ColStr).LowCardinality(), new(proto.ColUInt64))
-	counters := proto.NewMap(new(proto.ColStr).LowCardinality(), new(proto.ColInt64))
+	rows := proto.NewMap(low(), new(proto.ColUInt64))
+	counters := proto.NewMap(low(), new(proto.ColInt64))
 	timed := true
 	for _, l := range lines {
 		names.Append(l.Pipeline)
@@ -139,7 +140,9 @@ func (s *Sink) notFound(ctx context.Context, lines []pipeline.LedgerEntry) ([]pi
 			return nil
 		},
 	})
-	return slices.DeleteFunc(slices.Clone(lines), func(l pipeline.LedgerEntry) bool { return known[place{l.Topic, l.Partition}] }), err
+	return slices.DeleteFunc(slices.Clone(lines), func(l pipeline.LedgerEntry) bool {
+		return known[place{l.Topic, l.Partition}]
+	}), err
 }
 
 // Ledger returns the newest line of each partition of a topic that a pipeline has settled, by partition.
@@ -160,7 +163,8 @@ func (s *Sink) readLedger(ctx context.Context, id, topic string) ([]pipeline.Led
 	fail := func(err error) ([]pipeline.LedgerEntry, error) {
 		return nil, fmt.Errorf("%s: table %s: %w", s.config, ledgerTable, err)
 	}
-	rows, err := conn.Query(ctx, "SELECT pipeline, run, seq, topic, topic_id, partition, `from`, `to`, messages, settled, blob, rows, counters FROM "+ledgerTable+`
+	rows, err := conn.Query(ctx, "SELECT pipeline, run, seq, topic, topic_id, partition, `from`, `to`, messages, settled, blob, rows, counters"+`
+		FROM `+ledgerTable+`
 		WHERE pipeline = ? AND topic = ? AND (partition, settled) IN (
 			SELECT partition, max(settled) FROM `+ledgerTable+` WHERE pipeline = ? AND topic = ? GROUP BY partition)
 		ORDER BY partition, settled DESC, seq DESC

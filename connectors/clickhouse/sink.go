@@ -51,7 +51,8 @@ func New(c Config, s pipeline.Settings) (*Sink, error) {
 	return &Sink{
 		config: c, pipeline: s.Pipeline, log: log, reached: reached,
 		tables: tables(), pace: newPacer(c.InsertsPerSecond),
-		views: map[pipeline.Table]bool{}, ttls: map[pipeline.Table]string{}, refusing: map[pipeline.Table]string{}, counters: newCounters(),
+		views: map[pipeline.Table]bool{}, ttls: map[pipeline.Table]string{}, refusing: map[pipeline.Table]string{},
+		counters: newCounters(),
 	}, nil
 }
 
@@ -134,7 +135,8 @@ func (s *Sink) Write(ctx context.Context, c *pipeline.Checkpoint) (pipeline.Writ
 		}
 	}
 	if c.BlockRows < 0 || c.BlockRows > insertRowsLimit {
-		return pipeline.Written{}, fmt.Errorf("checkpoint %d: rows of a block: want 0 to %d, got %d", c.Seq, insertRowsLimit, c.BlockRows)
+		return pipeline.Written{}, fmt.Errorf("checkpoint %d: rows of a block: want 0 to %d, got %d",
+			c.Seq, insertRowsLimit, c.BlockRows)
 	}
 	w := writing{Sink: s, checkpoint: c, settled: settling{since: time.Now(), wait: s.config.Settle}}
 	for _, t := range s.tables {
@@ -185,7 +187,8 @@ func (s *Sink) viewsRefused(t pipeline.Table, cause error) {
 	code, _ := codeOf(cause)
 	if s.refusing[t] != code.String() {
 		s.refusing[t] = code.String()
-		s.log.Warn("a materialized view throws: the table has the block, the view does not", "table", t, "error", reasonOf(cause))
+		s.log.Warn("a materialized view throws: the table has the block, the view does not",
+			"table", t, "error", reasonOf(cause))
 	}
 }
 

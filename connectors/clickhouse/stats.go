@@ -41,7 +41,7 @@ var counted = []string{
 	"lookups",                           // of blocks and lines in doubt
 	"blocks_found_stored",               // by a look-up, so that they were not sent again
 	"blocks_resent_under_another_token", // acknowledged, yet not there
-	"blocks_expired",                    // older than the table's TTL, which dropped them at the door
+	"blocks_expired",                    // older than the table's TTL, so that no row was found
 	"blocks_halved",                     // refused, with more than one row
 	"blocks_refused_by_views",           // stored, but not in a materialized view that throws
 	"rows_refused",                      // given back
