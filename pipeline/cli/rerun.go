@@ -17,7 +17,6 @@ import (
 	"github.com/tailrace/tailrace/connectors/clickhouse"
 	"github.com/tailrace/tailrace/connectors/kafka"
 	"github.com/tailrace/tailrace/pipeline"
-	"github.com/tailrace/tailrace/pipeline/spec"
 )
 
 // onceOptions are the flags of run that read a range again.
@@ -124,8 +123,19 @@ func (e *env) runOnce(ctx context.Context, path string, o onceOptions) error {
 		return err
 	}
 	var out heldBack
+	if o.publish {
+		out.to = plan.Publisher
+	}
 	var bounded *kafka.Bounded
-	if err := e.redirect(&plan, f, source, span, &into, &out, &bounded, o.publish); err != nil {
+	plan.Publisher = out.new
+	plan.Source = func(set pipeline.Settings, decoder pipeline.NewDecoder) (_ pipeline.Source, err error) {
+		bounded, err = kafka.NewBounded(*source, set, decoder, span)
+		return bounded, err
+	}
+	if plan.Sink, err = e.Components.Sinks[f.Sink.Kind].New(&into); err != nil {
+		return fmt.Errorf("%w: %s: %w", pipeline.ErrConfig, f.Sink.Kind, err)
+	}
+	if plan.Store, err = blob.Open("mem://"); err != nil {
 		return err
 	}
 	if err := e.fetchRuntime(ctx, f); err != nil {
@@ -162,33 +172,6 @@ func (e *env) runOnce(ctx context.Context, path string, o onceOptions) error {
 	return nil
 }
 
-// redirect has a plan read a range, keep its state in memory and write elsewhere.
-func (e *env) redirect(plan *pipeline.Plan, f *spec.File, source *kafka.SourceConfig, span kafka.Span, into *clickhouse.Config,
-	out *heldBack, bounded **kafka.Bounded, publish bool,
-) (err error) {
-	if plan.Store, err = blob.Open("mem://"); err != nil {
-		return err
-	}
-	if plan.Sink, err = e.Components.Sinks[f.Sink.Kind].New(into); err != nil {
-		return fmt.Errorf("%w: %s: %w", pipeline.ErrConfig, f.Sink.Kind, err)
-	}
-	own := plan.Publisher
-	plan.Publisher = func(set pipeline.Settings) (pipeline.Publisher, error) {
-		if !publish {
-			return out, nil
-		}
-		to, err := own(set)
-		out.to = to
-		return out, err
-	}
-	plan.Source = func(set pipeline.Settings, decoder pipeline.NewDecoder) (pipeline.Source, error) {
-		b, err := kafka.NewBounded(*source, set, decoder, span)
-		*bounded = b
-		return b, err
-	}
-	return nil
-}
-
 // idMax is how long the id of a pipeline may be.
 const idMax = 64
 
@@ -214,56 +197,49 @@ func rangesOf(b *kafka.Bounded) []rangeJSON {
 	return list
 }
 
-// heldBack is a publisher that counts, and passes on only if there is someone to pass it to: whoever answers alarms has had
-// these already.
+// heldBack counts what goes to topics, and passes it on only if there is someone to pass it to: whoever answers alarms has had these
+// already.
 type heldBack struct {
-	to         pipeline.Publisher // nil: nobody
+	to         pipeline.NewPublisher // nil: nobody
 	late, dead atomic.Int64
 }
 
-func (h *heldBack) Open(ctx context.Context) error {
+func (h *heldBack) new(set pipeline.Settings) (pipeline.Publisher, error) {
 	if h.to == nil {
-		return nil
+		return counting{nobody{}, h}, nil
 	}
-	return h.to.Open(ctx)
+	to, err := h.to(set)
+	if err != nil {
+		return nil, err
+	}
+	return counting{to, h}, nil
 }
 
-func (h *heldBack) PublishEvents(ctx context.Context, batch arrow.Record) error {
-	if h.to == nil {
-		return nil
-	}
-	return h.to.PublishEvents(ctx, batch)
+// counting is a publisher whose late rows and dead letters are counted.
+type counting struct {
+	pipeline.Publisher
+	counts *heldBack
 }
 
-func (h *heldBack) PublishLate(ctx context.Context, batch arrow.Record) error {
-	h.late.Add(batch.NumRows())
-	if h.to == nil {
-		return nil
-	}
-	return h.to.PublishLate(ctx, batch)
+func (c counting) PublishLate(ctx context.Context, batch arrow.Record) error {
+	c.counts.late.Add(batch.NumRows())
+	return c.Publisher.PublishLate(ctx, batch)
 }
 
-func (h *heldBack) PublishDead(ctx context.Context, letters []pipeline.DeadLetter) error {
-	h.dead.Add(int64(len(letters)))
-	if h.to == nil {
-		return nil
-	}
-	return h.to.PublishDead(ctx, letters)
+func (c counting) PublishDead(ctx context.Context, letters []pipeline.DeadLetter) error {
+	c.counts.dead.Add(int64(len(letters)))
+	return c.Publisher.PublishDead(ctx, letters)
 }
 
-func (h *heldBack) Flush(ctx context.Context) error {
-	if h.to == nil {
-		return nil
-	}
-	return h.to.Flush(ctx)
-}
+// nobody is a publisher to no topic.
+type nobody struct{}
 
-func (h *heldBack) Close() error {
-	if h.to == nil {
-		return nil
-	}
-	return h.to.Close()
-}
+func (nobody) Open(context.Context) error                               { return nil }
+func (nobody) PublishEvents(context.Context, arrow.Record) error        { return nil }
+func (nobody) PublishLate(context.Context, arrow.Record) error          { return nil }
+func (nobody) PublishDead(context.Context, []pipeline.DeadLetter) error { return nil }
+func (nobody) Flush(context.Context) error                              { return nil }
+func (nobody) Close() error                                             { return nil }
 
 func (e *env) printRerun(r *rerun) {
 	var messages int64
@@ -302,5 +278,3 @@ func scoreText(score *float32) string {
 	}
 	return fmt.Sprintf("%g", *score)
 }
-
-var _ pipeline.Publisher = (*heldBack)(nil)
