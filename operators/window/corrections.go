@@ -3,6 +3,7 @@ package window
 import (
 	"cmp"
 	"context"
+	"math"
 	"slices"
 
 	"github.com/tailrace/tailrace/pipeline"
@@ -51,13 +52,28 @@ func (o *Operator) correct(ctx context.Context, out pipeline.Emitter) error {
 		a.live.short = 0 // those were counted when they were first seen
 		o.compare(id, a)
 		o.wake.set(id, o.kind.next(&a.live, a, o.watermark))
-		o.keep.set(id, o.release(a))
+		if o.lateness > 0 {
+			o.keep.set(id, o.release(a))
+		}
 	}
-	o.corrected = o.corrected[:0]
 	slices.SortFunc(o.ready, func(a, b output) int {
 		return cmp.Or(cmp.Compare(a.end, b.end), cmp.Compare(a.asset, b.asset), cmp.Compare(a.start, b.start))
 	})
-	return o.emit(ctx, out)
+	err := o.emit(ctx, out)
+	if o.lateness == 0 {
+		for _, id := range o.corrected {
+			o.keepNothing(&o.assets[id])
+		}
+	}
+	o.corrected = o.corrected[:0]
+	return err
+}
+
+// keepNothing lets go what corrections need, of an asset whose state is from a time with a lateness.
+func (o *Operator) keepNothing(a *asset) {
+	o.state -= resultBytes * int64(len(a.given))
+	a.base, a.settled, a.given = newTrack(), math.MinInt64, nil
+	o.state -= o.rowBytes() * int64(a.forget(o.kind.need(&a.live, a, o.watermark), o.channels))
 }
 
 // compare appends to ready what differs between the windows found and those given that are not settled.

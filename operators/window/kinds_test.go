@@ -138,7 +138,7 @@ func latest(t *rapid.T, out *pipelinetest.Collector) map[string]string {
 }
 
 // Scenario: Rows of two assets in any disorder within the lateness, some of them replaced, with watermarks and restores
-// anywhere, for every kind. Beside it the rows that count in the end, in order, without a lateness.
+// anywhere, also with another lateness or none, for every kind. Beside it the rows that count in the end, in order, without a lateness.
 // Guarantees: The highest revision of each window is the window of the ordered rows; no window is missing or too many;
 // revisions of a window rise one by one.
 func TestDisorder(t *testing.T) {
@@ -176,12 +176,13 @@ func TestDisorder(t *testing.T) {
 		defer func() { o.Close() }()
 		final := map[string]point{}
 		watermark := int64(-10)
+		settled := watermark - lateness // times at or before it are late
 		for range rapid.IntRange(1, 8).Draw(rt, "rounds") {
 			var points []point
 			for range rapid.IntRange(0, 8).Draw(rt, "rows") {
 				p := point{
 					asset:    rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "asset"),
-					ts:       rapid.Int64Range(watermark-lateness+1, watermark+8).Draw(rt, "ts"),
+					ts:       rapid.Int64Range(settled+1, watermark+8).Draw(rt, "ts"),
 					revision: rapid.IntRange(0, 1).Draw(rt, "revision"),
 					v:        rapid.IntRange(0, 8).Draw(rt, "v"),
 				}
@@ -196,11 +197,20 @@ func TestDisorder(t *testing.T) {
 				w := state.NewWriter()
 				must(o.Snapshot(w, true))
 				must(o.Close())
+				lateness = rapid.SampledFrom([]int64{0, lateness, lateness + 2}).Draw(rt, "new lateness")
+				settings.Lateness = time.Duration(lateness) * grid
 				o = bound(settings)
 				must(o.Restore(state.NewReader(w)))
+				if lateness == 0 {
+					settled = watermark
+				}
 			}
 			watermark += rapid.Int64Range(0, 6).Draw(rt, "step")
+			settled = max(settled, watermark-lateness)
 			must(o.Advance(ctx, watermark*int64(grid), &disordered))
+		}
+		if got := settings.Drops.(*pipelinetest.Drops).Take(); strings.Contains(got, "late") {
+			rt.Fatalf("want no row late, got %s", got)
 		}
 		must(o.Finish(ctx, &disordered))
 

@@ -49,6 +49,7 @@ func (o *Operator) Snapshot(w *state.Writer, full bool) error {
 	e.Text(o.shape)
 	e.Int(o.watermark)
 	e.Int(o.settled)
+	e.Bool(o.lateness > 0)
 	e.Uint(uint64(len(o.assets)))
 	w.Put(commonKey, e.Bytes)
 	if full {
@@ -133,7 +134,7 @@ func (o *Operator) Restore(r *state.Reader) error {
 	d := state.NewDecoder(r.Get(commonKey))
 	shape := d.Text()
 	o.watermark, o.settled = d.Int(), d.Int()
-	n := d.Uint()
+	hadLateness, n := d.Bool(), d.Uint()
 	if err := d.Err(); err != nil {
 		return fmt.Errorf("window: state: %w", err)
 	}
@@ -175,7 +176,7 @@ func (o *Operator) Restore(r *state.Reader) error {
 		}
 		o.names.ID([]byte(e.name))
 		o.grow(e.asset)
-		o.resume(int32(i))
+		o.resume(int32(i), hadLateness)
 	}
 	if o.lateness == 0 {
 		o.settled = o.watermark
@@ -184,17 +185,22 @@ func (o *Operator) Restore(r *state.Reader) error {
 }
 
 // resume takes a restored asset up.
-func (o *Operator) resume(id int32) {
+func (o *Operator) resume(id int32, hadLateness bool) {
 	a := &o.assets[id]
-	for i := a.head; i < len(a.rows); i++ {
+	o.state += o.rowBytes()*int64(len(a.rows)) + resultBytes*int64(len(a.given))
+	for i := range a.rows {
 		a.corrected = a.corrected || a.rows[i].flags&flagChanged != 0
 	}
-	if a.corrected {
-		o.corrected = append(o.corrected, id)
-	}
-	o.state += o.rowBytes()*int64(len(a.rows)) + resultBytes*int64(len(a.given))
 	o.wake.set(id, o.kind.next(&a.live, a, o.watermark))
-	if o.lateness > 0 && !a.corrected {
+	switch {
+	case a.corrected:
+		o.corrected = append(o.corrected, id)
+	case o.lateness == 0:
+		o.keepNothing(a)
+	case !hadLateness:
+		a.base, a.settled = a.live.clone(), o.watermark
+		fallthrough
+	default:
 		o.keep.set(id, o.release(a))
 	}
 }
@@ -258,8 +264,11 @@ func (o *Operator) sane(a *asset) error {
 	}
 	for _, t := range []*track{&a.live, &a.base} {
 		started := t.start != math.MinInt64
-		if t.phase > spent || t.rows < 0 || started && (t.start < -farthest-int64(maxSize) || t.start > farthest) {
+		if t.phase > spent || t.phase != idle && !started || t.rows < 0 || started && (t.start < -farthest-int64(maxSize) || t.start > farthest) {
 			return fmt.Errorf("want a window that can be, got phase %d, start %d, %d rows", t.phase, t.start, t.rows)
+		}
+		if _, ok := o.kind.(session); ok && t.phase == open && (t.last < t.start || t.last > farthest) {
+			return fmt.Errorf("want a session that can be, got one from %d to %d", t.start, t.last)
 		}
 		for i := range t.pending {
 			if err := t.pending[i].sane(); err != nil {

@@ -1,54 +1,10 @@
-// Package window cuts the grid's rows of each asset into windows of event time.
-//
-// The kinds of windows, each [start, end):
-//   - tumbling and hopping: [start, start + size) with start a multiple of hop since 1970-01-01 UTC.
-//   - session: from an asset's first row after a gap to its last row before the next, grid included. A row that is gap or
-//     more after the one before begins another session; so does one that is max_duration or more after the start.
-//   - count: the last rows of the asset, whatever their times, one window every so many rows.
-//   - trigger: from pre before the row for which start holds to post after the row for which stop does; the stop's row is
-//     the first that is not in the window (if post is 0s). Rows are judged one by one: the stop counts from the row after
-//     the start, and its row may be the next start. If no stop comes within max_duration of the start, the window is closed
-//     there by force, and the next begins only after stop has held, or start has not. A window of less than min_duration from
-//     start to stop is not given; its rows are counted as too_short.
-//   - calendar: hours, shifts, days, weeks (from Monday) or months as the clocks of a zone show them: a day has 23 or 25
-//     hours when they are changed. Hours are counted from the start of the day, and the last of a day may be shorter.
-//
-// Windows are given at the watermark at which all their rows are in, whether or not the asset still speaks: at the last
-// grid time of the window; for session when nothing can go on with it; for trigger not before the stop's own row. They come
-// in the order of those times, assets of one time in the order they were first seen. A window without a row is not given, so
-// silence makes no windows. At the end of input every window that has rows is given (of count, one with the rows left over).
-//
-// Of n rows of an asset without a gap, the first at a multiple of hop, come exactly floor((n - T) / H) + 1 windows with
-// an empty cut, T = size / grid, H = hop / grid; of count T = rows, H = every. The others have a reason: cut_start if the
-// window begins before the asset's first row (for trigger also with it), else cut_end if the input ended before the window
-// did, else max_duration if it was closed by force.
-//
-// In: schemas.WideFields and a float64 column per channel, with their schemas.Layout. Out: schemas.WindowFields with T the
-// most rows that a window can have: max_duration / grid for session, (pre + max_duration + post) / grid for trigger, for
-// calendar what its zone asks for. Row k of the samples is the k-th grid time at or after start, for count the k-th row; a
-// missing row, and what lies behind a shorter window, is null. n counts the rows; coverage is the mean of the rows' coverages
-// over the grid times in [start, end), over T for count, a missing row counting 0.
-//
-// With a lateness in the settings, rows at or before the watermark, by no more than the lateness, correct what is out: at the
-// next Advance (or Finish), before other windows, each window that they change or make is given once more, by window end,
-// with a revision one higher than it had; one that was never out has revision 0. Windows are those that the same rows in
-// order would have given. Where bounds depend on rows, a late row may so replace a window by others: the old one is given
-// once more, with n 0 and cut withdrawn. A row of a time held before replaces that row if its revision is over 0.
-//
-// State: the rows of open windows and, with a lateness, of windows that can still be corrected, bounded by max_state. If
-// more is to be kept, the latter are let go, the oldest first. Rows that can't be used are counted: late (at or before the
-// watermark by more than the lateness), duplicate (same asset and time; the first counts), off_grid, out_of_range, max_assets,
-// max_state (no room for the row, or for what it would correct).
 package window
 
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"math"
 	"slices"
-	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
@@ -120,103 +76,6 @@ func New(c Config, s pipeline.Settings) *Operator {
 		config: c, settings: s, lateness: int64(max(s.Lateness, 0)),
 		names: schemas.NewKeys(s.Alloc, c.MaxAssets), watermark: math.MinInt64, settled: math.MinInt64,
 	}
-}
-
-// Bind wants align's rows on a grid that divides the lengths.
-func (o *Operator) Bind(in *arrow.Schema) (*arrow.Schema, error) {
-	layout, err := schemas.LayoutOf(in)
-	if err == nil {
-		err = o.check(in, layout)
-	}
-	if err == nil {
-		err = o.bindKind(layout)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", pipeline.ErrConfig, err)
-	}
-	rows, hop := o.kind.layout()
-	layout.Size, layout.Hop = int(rows), int(hop)
-	out, err := layout.With(schemas.WindowFields(layout.Size, o.channels))
-	if err != nil {
-		return nil, err
-	}
-	o.windows = newWindowBuilder(o.settings.Alloc, out, layout.Size, o.channels)
-	return out, nil
-}
-
-// check reports everything about the input that does not fit.
-func (o *Operator) check(in *arrow.Schema, layout schemas.Layout) error {
-	if layout.Grid <= 0 || len(layout.Channels) == 0 {
-		return fmt.Errorf("layout: want a grid and channels, got grid %v and %d channels", layout.Grid, len(layout.Channels))
-	}
-	fields := schemas.WideFields()
-	for _, channel := range layout.Channels {
-		fields = append(fields, arrow.Field{Name: channel.Tag, Type: arrow.PrimitiveTypes.Float64})
-	}
-	if len(in.Fields()) != len(fields) {
-		return fmt.Errorf("want the %d columns of align with %d channels, got %d", len(fields), len(layout.Channels), len(in.Fields()))
-	}
-	var faults []error
-	for i, field := range fields {
-		if got := in.Field(i); got.Name != field.Name || !arrow.TypeEqual(got.Type, field.Type) {
-			faults = append(faults, fmt.Errorf("column %d: want %s %s, got %s %s", i, field.Name, field.Type, got.Name, got.Type))
-		}
-	}
-	for _, length := range []struct {
-		key string
-		d   time.Duration
-	}{
-		{"size", o.config.Size}, {"hop", o.config.Hop}, {"gap", o.config.Gap}, {"pre", o.config.Pre}, {"post", o.config.Post},
-		{"max_duration", o.config.MaxDuration},
-	} {
-		if length.d%layout.Grid != 0 {
-			faults = append(faults, fmt.Errorf("%s %v: want a multiple of the grid %v", length.key, length.d, layout.Grid))
-		}
-	}
-	if o.config.Kind == Session && o.config.Gap <= layout.Grid {
-		faults = append(faults, fmt.Errorf("gap %v: want more than the grid %v, or each row is a session", o.config.Gap, layout.Grid))
-	}
-	return errors.Join(faults...)
-}
-
-// bindKind makes the kind of windows for a layout that fits.
-func (o *Operator) bindKind(layout schemas.Layout) error {
-	c, grid := &o.config, int64(layout.Grid)
-	switch c.Kind {
-	case Tumbling:
-		o.kind = placed{fixed{int64(c.Size), int64(c.Size), grid}, grid}
-	case Hopping:
-		o.kind = placed{fixed{int64(c.Size), int64(c.Hop), grid}, grid}
-	case Session:
-		o.kind = session{gap: int64(c.Gap), longest: int64(c.MaxDuration), grid: grid}
-	case Count:
-		every, _ := c.everyRows()
-		o.kind = count{size: int64(c.Rows), every: int64(every), grid: grid}
-	case Trigger:
-		conditions, err := newConditions(c, layout.Channels)
-		if err != nil {
-			return err
-		}
-		o.trigger = conditions
-		o.kind = trigger{pre: int64(c.Pre), post: int64(c.Post), shortest: int64(c.MinDuration), longest: int64(c.MaxDuration), grid: grid}
-	case Calendar:
-		calendar, err := newCalendar(c, grid)
-		if err != nil {
-			return err
-		}
-		o.kind = placed{calendar, grid}
-	default:
-		return fmt.Errorf("kind: want one of %v, got %q", kindNames, c.Kind)
-	}
-	o.grid, o.channels = grid, len(layout.Channels)
-	switch rows, _ := o.kind.layout(); {
-	case rows < 1:
-		return fmt.Errorf("grid %v: want one that a window has room for", layout.Grid)
-	case rows > maxCells/int64(o.channels):
-		return fmt.Errorf("want at most %d values a window, got %d rows (grid %v) of %d channels", maxCells, rows, layout.Grid, o.channels)
-	}
-	o.shape = shapeOf(c, layout)
-	return nil
 }
 
 // Process files the rows under their asset.
