@@ -113,7 +113,7 @@ func (r *reconciled) judge(h *hour, age *age, c counted) {
 // age says which messages are so old that a table's TTL may have taken their rows.
 type age struct {
 	keeps time.Duration   // from arrival; 0: for ever, or it can't be told
-	young map[int32]int64 // the first offset of each partition that is younger
+	young map[int32]int64 // the first offset of a partition that is younger; absent if it can't be told
 	topic string          // id of the topic that young is of
 }
 
@@ -123,8 +123,16 @@ func (r *reconciled) ageOf(ctx context.Context, table pipeline.Table, arrived st
 	if a.keeps, err = r.books.kept(ctx, table, arrived); err != nil || a.keeps == 0 {
 		return a, err
 	}
-	a.young, err = r.access.OffsetsAt(ctx, r.Topic, time.Now().Add(-a.keeps))
-	return a, err
+	if a.young, err = r.access.OffsetsAt(ctx, r.Topic, time.Now().Add(-a.keeps)); err != nil {
+		return nil, err
+	}
+	// Where the first message that Kafka still has is young, nothing tells the age of those before it.
+	for i := range r.Partitions {
+		if p := &r.Partitions[i]; a.young[p.Partition] <= p.First {
+			delete(a.young, p.Partition)
+		}
+	}
+	return a, nil
 }
 
 // of is how many offsets of an hour are too old.
