@@ -263,6 +263,7 @@ func (g *generation) resume(ctx context.Context, p *place, read map[string]*stat
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrConfig, err)
 		}
+		t.decoder = restored.Decoder
 		lost, err := t.flow.restore(restored.Steps)
 		if err != nil {
 			return fmt.Errorf("%w: blob %s: %w", ErrConfig, p.blob, err)
@@ -279,7 +280,9 @@ func (g *generation) resume(ctx context.Context, p *place, read map[string]*stat
 		}
 	}
 	start := p.offset + t.expired
-	t.part.StartAt(start)
+	if err := t.part.StartAt(start, t.decoder); err != nil {
+		return fmt.Errorf("%w: the decoder's state: %w", ErrConfig, err)
+	}
 	t.pending = t.newHarvest(start)
 	t.count("offsets.expired", t.expired)
 	return nil
@@ -288,14 +291,19 @@ func (g *generation) resume(ctx context.Context, p *place, read map[string]*stat
 // rebuild runs a task over messages that were processed before, without output.
 func (g *generation) rebuild(ctx context.Context, p *place) error {
 	t := p.task
-	r, err := g.group.Range(ctx, t.part.ID(), p.replay, p.offset)
+	r, err := g.group.Range(ctx, Stretch{Partition: t.part.ID(), From: p.replay, To: p.offset, Decoder: t.decoder})
 	if err != nil {
 		return err
 	}
 	t.muted = true
 	defer func() { t.muted = false }()
 	t.pending = t.newHarvest(p.replay)
-	err = eachDelivery(ctx, r, func(d *Delivery) error { return t.work(ctx, d) })
+	err = eachDelivery(ctx, r, func(d *Delivery) error {
+		if d.Decoder != nil {
+			t.decoder = d.Decoder
+		}
+		return t.work(ctx, d)
+	})
 	return errors.Join(err, r.Close())
 }
 
@@ -413,7 +421,7 @@ func (g *generation) readAgain(ctx context.Context, p *state.Part, s *settlement
 		return nil
 	}
 	e := g.engine
-	r, err := g.group.Range(ctx, p.Partition, p.From, p.To)
+	r, err := g.group.Range(ctx, Stretch{Partition: p.Partition, From: p.From, To: p.To, Decoder: p.Raw.Decoder, Refused: p.Raw.Refused})
 	if err != nil {
 		return err
 	}

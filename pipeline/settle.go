@@ -84,7 +84,7 @@ func (g *generation) settlement(harvests []harvest) (*settlement, error) {
 		s.links = append(s.links, h.spans[:min(len(h.spans), maxLinks-len(s.links))]...)
 		s.rows += h.rows
 		s.blob.Parts = append(s.blob.Parts, state.Part{
-			Topic: p.Topic(), TopicID: p.TopicID(), Partition: p.ID(), From: h.from, To: h.next, Raw: h.raw,
+			Topic: p.Topic(), TopicID: p.TopicID(), Partition: p.ID(), From: h.from, To: h.next, Raw: h.raw, Decoder: h.decoder,
 			Counters: h.counters, Base: h.base, Steps: h.steps,
 		})
 		for _, table := range tableOrder {

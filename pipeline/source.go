@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/tailrace/tailrace/pipeline/state"
 	"github.com/tailrace/tailrace/schemas/formats"
 )
 
@@ -41,11 +42,20 @@ type Generation interface {
 	// Committed reads what the group has stored for every partition of the topic, whoever has it. A partition without a
 	// commit is absent.
 	Committed(ctx context.Context) (map[int32]Commit, error)
-	// Range reads the messages of [from, to) of any partition of the topic, ending with io.EOF, through a decoder of its
-	// own. The caller closes it.
-	Range(ctx context.Context, partition int32, from, to int64) (Partition, error)
+	// Range reads messages of any partition of the topic again, ending with io.EOF, through a decoder of its own. The caller
+	// closes it.
+	Range(ctx context.Context, s Stretch) (Partition, error)
 	// Close ends the generation. All reads have returned before.
 	Close() error
+}
+
+// Stretch is messages that were read before, and what their decoder knew then.
+type Stretch struct {
+	Partition int32
+	From, To  int64  // offsets, To exclusive
+	Decoder   []byte // the decoder's state before From; nil if it keeps none
+	// Refused are messages that the first decoder refused for what it had seen before From.
+	Refused []state.Refusal
 }
 
 // Commit is what a group has stored for a partition.
@@ -70,8 +80,8 @@ type Partition interface {
 	Start() int64
 	// Bounds are the first offset that is there and the end, as the generation began.
 	Bounds() (first, end int64)
-	// StartAt sets Start. It comes before the first Read.
-	StartAt(offset int64)
+	// StartAt sets Start, and gives the decoder the state that it had there; nil for none. It comes before the first Read.
+	StartAt(offset int64, decoder []byte) error
 	// Read blocks until there are messages, ctx ends, or, with io.EOF, the partition's bound is reached. It retries what
 	// is transient. An empty Delivery is allowed: it moves Next, or says CaughtUp.
 	Read(ctx context.Context) (Delivery, error)
@@ -89,6 +99,7 @@ type Delivery struct {
 	Bytes    int64         // what the delivery holds in memory
 	Decode   time.Duration // how long decoding took, without waiting for the broker
 	CaughtUp bool          // the partition's end was reached when the messages were fetched
+	Decoder  []byte        // the decoder's state at Next; nil if it keeps none
 	Lag      int64         // messages between Next and the partition's end, as last seen
 }
 

@@ -44,6 +44,7 @@ type task struct {
 	held  []string // those blobs
 	// expired are the offsets that were deleted before they were read, and that the task goes on behind.
 	expired int64
+	decoder []byte // the decoder's state at pending.next; nil if it keeps none
 }
 
 // barrier asks a task for what it has.
@@ -65,6 +66,7 @@ type harvest struct {
 	inserts  int
 	decoded  int64 // rows, before any was dropped
 	raw      state.Raw
+	decoder  []byte           // its state at next
 	counters map[string]int64 // of the ledger
 	steps    []state.Step     // the state at the barrier; nil if nothing has changed, or if the input has ended
 	base     string           // what steps build on
@@ -196,7 +198,10 @@ func (t *task) answerLast(hard context.Context) error {
 }
 
 func (t *task) newHarvest(next int64) harvest {
-	return harvest{task: t, from: next, next: next, tables: map[Table][]arrow.Record{}, counters: map[string]int64{}}
+	return harvest{
+		task: t, from: next, next: next, tables: map[Table][]arrow.Record{}, counters: map[string]int64{},
+		raw: state.Raw{Decoder: t.decoder},
+	}
 }
 
 // hand answers a barrier: the idle clock runs, and what the operators keep is written down.
@@ -206,7 +211,7 @@ func (t *task) hand(ctx context.Context, b barrier) error {
 		err = t.snapshot(b.fullEvery)
 	}
 	h := t.pending
-	h.raw.Hash = t.hash.take()
+	h.raw.Hash, h.decoder = t.hash.take(), t.decoder
 	h.err = err
 	t.pending = t.newHarvest(h.next)
 	t.months.reset()
@@ -234,8 +239,10 @@ func (t *task) snapshot(fullEvery int) error {
 
 // take processes one delivery.
 func (t *task) take(ctx context.Context, r reading) error {
-	t.busy.Store(time.Now().UnixNano())
+	now := time.Now().UnixNano()
+	t.busy.Store(now)
 	defer t.busy.Store(0)
+	t.flow.clock.Present(now)
 	t.pending.granted += r.granted
 	defer r.Release()
 	ctx, span := t.startBatch(ctx, &r.Delivery)
@@ -248,6 +255,9 @@ func (t *task) take(ctx context.Context, r reading) error {
 	}
 	t.pending.raw.Messages += int64(r.Messages)
 	t.pending.next = r.Next
+	if r.Decoder != nil {
+		t.decoder = r.Decoder
+	}
 	t.caughtUp = r.CaughtUp
 	t.metrics.read(t.part.ID(), r.Delivery, t.flow.clock.Watermark(eventtime.Live))
 	return nil
@@ -261,6 +271,10 @@ func (t *task) work(ctx context.Context, d *Delivery) error {
 		}
 		for i := range d.Dead {
 			t.count("dead."+d.Dead[i].Reject.Code, 1)
+			if reject := d.Dead[i].Reject; reject.Code == schemas.DeadCardinality {
+				// Another decoder, that has seen less, would take it.
+				t.pending.raw.Refused = append(t.pending.raw.Refused, state.Refusal{Offset: d.Dead[i].Message.Offset, Reason: reject.Reason})
+			}
 		}
 		t.metrics.dead(d.Dead)
 		t.status.dead(t.part.ID(), len(d.Dead))

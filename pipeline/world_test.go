@@ -239,13 +239,12 @@ func (g *worldGeneration) Partitions() []Partition {
 	return list
 }
 
-func (g *worldGeneration) Range(_ context.Context, id int32, from, to int64) (Partition, error) {
+func (g *worldGeneration) Range(_ context.Context, s Stretch) (Partition, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	p := g.partition(id, true)
-	p.bound = to
-	p.StartAt(from)
-	return p, nil
+	p := g.partition(s.Partition, true)
+	p.bound = s.To
+	return p, p.StartAt(s.From, s.Decoder)
 }
 
 func (g *worldGeneration) Committed(context.Context) (map[int32]Commit, error) {
@@ -289,9 +288,9 @@ func (p *worldPartition) Start() int64 {
 	}
 	return p.first[p.id]
 }
-func (p *worldPartition) Bounds() (first, end int64) { return p.first[p.id], p.end(p.id) }
-func (p *worldPartition) StartAt(offset int64)       { p.skip(offset) }
-func (p *worldPartition) Close() error               { p.builder.Release(); return nil }
+func (p *worldPartition) Bounds() (first, end int64)           { return p.first[p.id], p.end(p.id) }
+func (p *worldPartition) StartAt(offset int64, _ []byte) error { p.skip(offset); return nil }
+func (p *worldPartition) Close() error                         { p.builder.Release(); return nil }
 
 // skip drops the deliveries, or their parts, before an offset.
 func (p *worldPartition) skip(offset int64) {

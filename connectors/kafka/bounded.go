@@ -225,8 +225,8 @@ func (g *boundedGeneration) Committed(context.Context) (map[int32]pipeline.Commi
 	return g.source.commits.all(), nil
 }
 
-func (g *boundedGeneration) Range(_ context.Context, partition int32, from, to int64) (pipeline.Partition, error) {
-	p, err := g.source.reread(partition, g.source.topic, from, to)
+func (g *boundedGeneration) Range(_ context.Context, s pipeline.Stretch) (pipeline.Partition, error) {
+	p, err := g.source.reread(s, g.source.topic)
 	if err != nil {
 		return nil, err
 	}

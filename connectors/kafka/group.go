@@ -158,8 +158,8 @@ func (g *generation) Committed(ctx context.Context) (map[int32]pipeline.Commit, 
 }
 
 // Range reads messages that were read before, with a decoder that has seen nothing else.
-func (g *generation) Range(_ context.Context, partition int32, from, to int64) (pipeline.Partition, error) {
-	p, err := g.source.reread(partition, g.topic, from, to)
+func (g *generation) Range(_ context.Context, s pipeline.Stretch) (pipeline.Partition, error) {
+	p, err := g.source.reread(s, g.topic)
 	if err != nil {
 		return nil, err
 	}

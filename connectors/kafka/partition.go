@@ -35,6 +35,7 @@ type partition struct {
 	stats   *Stats
 	fetch   *fetcher
 	decoder formats.Decoder
+	refused map[int64]string // reasons for which messages were refused when they were read first
 	rows    *schemas.TelemetryBuilder
 	message formats.Message
 	pause   backoff
@@ -188,6 +189,9 @@ func (p *partition) deliver() (pipeline.Delivery, error) {
 		d.Batch = p.rows.NewRecord()
 		d.Bytes += recordBytesHeld(d.Batch)
 	}
+	if stateful, ok := p.decoder.(formats.Stateful); ok {
+		d.Decoder = stateful.Snapshot()
+	}
 	d.Decode = time.Since(started)
 	return d, nil
 }
@@ -199,6 +203,9 @@ func (p *partition) decode(m *formats.Message) error {
 	case len(m.Value) > limit:
 		return formats.Rejectf(schemas.DeadTooLarge, "value: want at most max_decode_bytes (%d), got %d bytes",
 			limit, len(m.Value))
+	}
+	if reason, ok := p.refused[m.Offset]; ok {
+		return formats.Rejectf(schemas.DeadCardinality, "%s", reason)
 	}
 	return p.decoder.Decode(m, p.rows)
 }

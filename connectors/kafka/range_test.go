@@ -6,12 +6,15 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/apache/arrow/go/v15/arrow/memory"
 	"github.com/tailrace/tailrace/pipeline"
+	"github.com/tailrace/tailrace/pipeline/state"
 	"github.com/tailrace/tailrace/schemas"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -40,6 +43,24 @@ func readToEnd(t *testing.T, p pipeline.Partition) (rows, dead []string, cuts []
 			dead = append(dead, fmt.Sprintf("%d %s %x", l.Message.Offset, l.Reject, l.Message.Value))
 		}
 		d.Release()
+	}
+}
+
+// firstOffset is that of a partition's first row.
+func firstOffset(t *testing.T, g pipeline.Generation, p pipeline.Partition) int64 {
+	t.Helper()
+	_, end := p.Bounds()
+	r, err := g.Range(deadline(t), pipeline.Stretch{Partition: p.ID(), From: p.Start(), To: end})
+	ok(t, err)
+	defer r.Close()
+	for {
+		d, err := r.Read(deadline(t))
+		ok(t, err)
+		if d.Batch != nil {
+			offset := d.Batch.Column(schemas.ColKOffset).(*array.Int64).Value(0)
+			d.Release()
+			return offset
+		}
 	}
 }
 
@@ -89,7 +110,7 @@ func suiteRange(t *testing.T, b broker) {
 			t.Fatalf("partition %d: got %d rows, %d dead letters, %d deliveries", p.ID(), len(rows), len(dead), len(cuts))
 		}
 		reread := func(from, to int64) (rows, dead []string) {
-			r, err := g.Range(deadline(t), p.ID(), from, to)
+			r, err := g.Range(deadline(t), pipeline.Stretch{Partition: p.ID(), From: from, To: to})
 			ok(t, err)
 			rows, dead, _ = readToEnd(t, r)
 			ok(t, r.Close())
@@ -107,12 +128,24 @@ func suiteRange(t *testing.T, b broker) {
 		if !slices.Equal(rows, againRows) || !slices.Equal(dead, againDead) {
 			t.Fatalf("partition %d: the rows of its deliveries read again differ", p.ID())
 		}
+		// A message that the first decoder refused, since it had seen too much, is refused again by one that has seen nothing.
+		offset := firstOffset(t, g, p)
+		refused, err := g.Range(deadline(t), pipeline.Stretch{
+			Partition: p.ID(), From: p.Start(), To: cuts[len(cuts)-1], Refused: []state.Refusal{{Offset: offset, Reason: "full"}},
+		})
+		ok(t, err)
+		fewer, more, _ := readToEnd(t, refused)
+		ok(t, refused.Close())
+		want := fmt.Sprintf("%d cardinality: full ", offset)
+		if len(fewer) != len(rows)-1 || len(more) != len(dead)+1 || !slices.ContainsFunc(more, func(l string) bool { return strings.HasPrefix(l, want) }) {
+			t.Fatalf("partition %d: want one row fewer and the dead letter %q, got %d rows of %d and %v", p.ID(), want, len(fewer), len(rows), more)
+		}
 		if r, d := reread(5, 5); len(r)+len(d) > 0 {
 			t.Fatalf("want nothing in an empty range, got %v", r)
 		}
 		all = append(all, rows...)
 	}
-	if _, err := g.Range(deadline(t), 0, 5, 4); err == nil {
+	if _, err := g.Range(deadline(t), pipeline.Stretch{From: 5, To: 4}); err == nil {
 		t.Fatal("want a refusal of a range that ends before it begins")
 	}
 	if n := s.Stats.RefusedMessages.Load(); n == 0 || int(n) >= len(all) {

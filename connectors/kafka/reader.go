@@ -3,11 +3,13 @@ package kafka
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 
 	kafka "github.com/segmentio/kafka-go"
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/schemas"
+	"github.com/tailrace/tailrace/schemas/formats"
 )
 
 // reader is what the sources have in common: a topic, how it is reached and how it is decoded.
@@ -81,13 +83,24 @@ func (r *reader) partition(id int32, at place, bound func() int64, stats *Stats)
 	}, nil
 }
 
-// reread makes the reader of the offsets [from, to) of a partition. Its messages are counted nowhere: they were before.
-func (r *reader) reread(id int32, topic topicID, from, to int64) (*partition, error) {
-	if from < 0 || to < from {
+// reread makes the reader of messages that were read before. They are counted nowhere: they were then.
+func (r *reader) reread(s pipeline.Stretch, topic topicID) (*partition, error) {
+	if s.From < 0 || s.To < s.From {
 		return nil, fmt.Errorf("kafka: topic %q, partition %d: want a range of offsets, got %d to %d",
-			r.config.Topic, id, from, to)
+			r.config.Topic, s.Partition, s.From, s.To)
 	}
-	return r.partition(id, place{id: topic, start: from, first: from, end: to}, func() int64 { return to }, new(Stats))
+	p, err := r.partition(s.Partition, place{id: topic, start: s.From, first: s.From, end: s.To}, func() int64 { return s.To }, new(Stats))
+	if err != nil {
+		return nil, err
+	}
+	p.refused = make(map[int64]string, len(s.Refused))
+	for _, refusal := range s.Refused {
+		p.refused[refusal.Offset] = refusal.Reason
+	}
+	if err := p.StartAt(s.From, s.Decoder); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
 }
 
 func (p *partition) TopicID() string { return hex.EncodeToString(p.place.id[:]) }
@@ -98,5 +111,16 @@ func (p *partition) Start() int64 { return p.place.start }
 
 func (p *partition) Bounds() (first, end int64) { return p.place.first, p.place.end }
 
-// StartAt sets where reading begins. It comes before the first Read.
-func (p *partition) StartAt(offset int64) { p.place.start, p.fetch.next = offset, offset }
+// StartAt sets where reading begins, and what the decoder knows there. It comes before the first Read.
+func (p *partition) StartAt(offset int64, decoder []byte) error {
+	p.place.start, p.fetch.next = offset, offset
+	if len(decoder) == 0 {
+		return nil
+	}
+	d, ok := p.decoder.(formats.Stateful)
+	if !ok {
+		return fmt.Errorf("kafka: topic %q, partition %d: the format keeps no state, and %d bytes of it are stored: "+
+			"was the source's format changed?", p.Topic(), p.ID(), len(decoder))
+	}
+	return d.Restore(decoder)
+}

@@ -178,7 +178,9 @@ func checkGood(t *testing.T, f *File) {
 	equal("detect with defaults", f.Steps[2].Config, &detectConfig{Smooth: &smoothing{Alpha: 0.5}})
 	equal("sink", f.Sink.Config, &storeConfig{Address: "127.0.0.1:9000"})
 	equal("publisher", f.Publisher.Config, &storeConfig{Address: "north"})
-	equal("watermark", f.Watermark, pipeline.WatermarkConfig{OutOfOrder: 1500 * time.Millisecond, Step: time.Second})
+	watermark := pipeline.DefaultWatermark()
+	watermark.OutOfOrder = 1500 * time.Millisecond
+	equal("watermark", f.Watermark, watermark)
 	equal("checkpoint", f.Checkpoint, pipeline.DefaultCheckpoint())
 	equal("limits", f.Limits.Memory, pipeline.Bytes(64<<20))
 	equal("http", f.HTTP.Address, "")

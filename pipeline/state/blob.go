@@ -34,6 +34,7 @@ type Part struct {
 	Partition int32
 	From, To  int64 // offsets: everything in [From, To) is in this checkpoint
 	Raw       Raw
+	Decoder   []byte           // the decoder's state at To; empty if it keeps none
 	Counters  map[string]int64 // of the ledger
 	Base      string           // the blob that the snapshots build on; "" if they are full
 	Steps     []Step
@@ -45,6 +46,14 @@ type Raw struct {
 	Rows     int64 // rows stored
 	Hash     uint64
 	Edits    []Edit // by Row
+	Decoder  []byte // the decoder's state at the part's From; empty if it keeps none
+	Refused  []Refusal
+}
+
+// Refusal is a message that was refused for what its decoder had seen in the messages before, such as too many assets.
+type Refusal struct {
+	Offset int64
+	Reason string
 }
 
 // Edit is what the task changed about a decoded row.
@@ -126,6 +135,13 @@ func (p *Part) encode(e *Encoder) {
 		e.Bool(edit.Drop)
 		e.Uint(uint64(edit.Flags))
 	}
+	e.Raw(p.Raw.Decoder)
+	e.Uint(uint64(len(p.Raw.Refused)))
+	for _, r := range p.Raw.Refused {
+		e.Int(r.Offset)
+		e.Text(r.Reason)
+	}
+	e.Raw(p.Decoder)
 	e.Uint(uint64(len(p.Counters)))
 	for _, key := range slices.Sorted(maps.Keys(p.Counters)) {
 		e.Text(key)
@@ -199,6 +215,12 @@ func (p *Part) decode(d *Decoder) {
 		last += d.Int()
 		p.Raw.Edits[i] = Edit{Row: last, Drop: d.Bool(), Flags: uint32(d.Uint())}
 	}
+	p.Raw.Decoder = d.Raw()
+	p.Raw.Refused = make([]Refusal, d.Len(2))
+	for i := range p.Raw.Refused {
+		p.Raw.Refused[i] = Refusal{Offset: d.Int(), Reason: d.Text()}
+	}
+	p.Decoder = d.Raw()
 	n := d.Len(2)
 	p.Counters = make(map[string]int64, n)
 	for range n {

@@ -19,8 +19,9 @@ func Load(ctx context.Context, s Store, name string) (*Blob, error) {
 
 // Restored is the state of a partition's steps, in the order of the chain.
 type Restored struct {
-	Steps []RestoredStep
-	Chain []string // the blobs that it was put together from, the newest first
+	Steps   []RestoredStep
+	Decoder []byte   // of the partition's decoder; empty if it keeps none
+	Chain   []string // the blobs that it was put together from, the newest first
 }
 
 // RestoredStep is the state of one step.
@@ -53,6 +54,7 @@ func Restore(ctx context.Context, s Store, name, topic string, partition int32, 
 		parts, r.Chain = append(parts, p), append(r.Chain, at)
 		at = p.Base
 	}
+	r.Decoder = parts[0].Decoder
 	steps := map[string]*Reader{}
 	for i := len(parts) - 1; i >= 0; i-- {
 		for _, step := range parts[i].Steps {

@@ -62,7 +62,8 @@ func blobOf(t *rapid.T) *Blob {
 		part := Part{
 			Topic: text.Draw(t, "topic"), TopicID: text.Draw(t, "id"), Partition: int32(p), From: rapid.Int64().Draw(t, "from"),
 			To: rapid.Int64().Draw(t, "to"), Base: text.Draw(t, "base"), Counters: map[string]int64{},
-			Raw: Raw{Messages: 3, Rows: 2, Hash: rapid.Uint64().Draw(t, "hash"), Edits: []Edit{}}, Steps: []Step{},
+			Raw:     Raw{Messages: 3, Rows: 2, Hash: rapid.Uint64().Draw(t, "hash"), Edits: []Edit{}, Decoder: []byte("before"), Refused: []Refusal{{Offset: 4, Reason: "full"}}},
+			Decoder: []byte("after"), Steps: []Step{},
 		}
 		row := int64(0)
 		for range rapid.IntRange(0, 5).Draw(t, "edits") {
@@ -95,6 +96,7 @@ func dump(b *Blob) string {
 	fmt.Fprintf(&s, "%s %x %d %d %d\n", b.Pipeline, b.Run, b.Seq, b.Time, b.BlockRows)
 	for _, p := range b.Parts {
 		fmt.Fprintf(&s, "%s %s %d %d %d %s %v %v\n", p.Topic, p.TopicID, p.Partition, p.From, p.To, p.Base, p.Raw, p.Counters)
+		fmt.Fprintf(&s, "%s\n", p.Decoder)
 		for _, step := range p.Steps {
 			fmt.Fprintf(&s, "%s %s %d %v %x\n", step.Name, step.Fingerprint, step.State.version, step.State.deletes, step.State.puts)
 		}

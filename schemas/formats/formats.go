@@ -29,6 +29,15 @@ type Decoder interface {
 	Decode(m *Message, b *schemas.TelemetryBuilder) error
 }
 
+// Stateful is a [Decoder] whose rows depend on the messages before, beyond its limits. What it remembers survives a restart.
+type Stateful interface {
+	Decoder
+	// Snapshot returns what it remembers after the message that it decoded last, in memory of its own.
+	Snapshot() []byte
+	// Restore takes a snapshot, before the first message. An error says that it can't be read.
+	Restore(snapshot []byte) error
+}
+
 // Fault is one thing wrong with a format's Config. Path is the user's key. It converts to a pipeline.Fault.
 type Fault struct {
 	Path    string
