@@ -17,6 +17,7 @@ import (
 
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/pipeline/pipelinetest"
+	"github.com/tailrace/tailrace/pipeline/state"
 	"github.com/tailrace/tailrace/schemas"
 )
 
@@ -265,4 +266,42 @@ func BenchmarkAdvanceIdle(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkSnapshot writes 1000 assets with 60 rows of 10 channels each.
+func BenchmarkSnapshot(b *testing.B) {
+	c := defaults()
+	c.Size = time.Minute
+	tags := []string{"c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8", "c9"}
+	schema := wide(b, time.Second, tags...)
+	o := New(c, pipeline.Settings{Alloc: memory.DefaultAllocator})
+	defer o.Close()
+	if _, err := o.Bind(schema); err != nil {
+		b.Fatal(err)
+	}
+	var table strings.Builder
+	table.WriteString("asset ts coverage " + strings.Join(tags, " ") + "\n")
+	for asset := range 1000 {
+		for ts := range 60 {
+			fmt.Fprintf(&table, "asset%d %ds 1%s\n", asset, ts, strings.Repeat(" 1.5", len(tags)))
+		}
+	}
+	rec, err := pipelinetest.ReadTable(memory.DefaultAllocator, schema, nil, table.String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer rec.Release()
+	if err := o.Process(context.Background(), rec, nil); err != nil {
+		b.Fatal(err)
+	}
+	written := 0
+	for b.Loop() {
+		w := state.NewWriter()
+		if err := o.Snapshot(w, true); err != nil {
+			b.Fatal(err)
+		}
+		written = w.Bytes()
+	}
+	b.SetBytes(int64(written))
+	b.ReportMetric(float64(written), "bytes/snapshot")
 }
