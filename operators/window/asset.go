@@ -34,8 +34,8 @@ type asset struct {
 	lastEver  int64 // time of its last row ever
 
 	live track // what the rows up to the watermark gave
-	// With a lateness, base is what the rows up to settled gave, which no late row changes: going on from it over the rows
-	// held gives live again. Without one, settled and base stay what they were at first.
+	// With a lateness, base is what the rows up to settled gave, which no late row changes: going on from it over the
+	// rows held gives live again. Without one, settled and base stay what they were at first.
 	base    track
 	settled int64
 	given   []result // the windows that are out and may change, by start and end

@@ -43,7 +43,8 @@ func (o *Operator) check(in *arrow.Schema, layout schemas.Layout) error {
 		fields = append(fields, arrow.Field{Name: channel.Tag, Type: arrow.PrimitiveTypes.Float64})
 	}
 	if len(in.Fields()) != len(fields) {
-		return fmt.Errorf("want the %d columns of align with %d channels, got %d", len(fields), len(layout.Channels), len(in.Fields()))
+		return fmt.Errorf("want the %d columns of align with %d channels, got %d",
+			len(fields), len(layout.Channels), len(in.Fields()))
 	}
 	var faults []error
 	for i, field := range fields {
@@ -63,7 +64,8 @@ func (o *Operator) check(in *arrow.Schema, layout schemas.Layout) error {
 		}
 	}
 	if o.config.Kind == Session && o.config.Gap <= layout.Grid {
-		faults = append(faults, fmt.Errorf("gap %v: want more than the grid %v, or each row is a session", o.config.Gap, layout.Grid))
+		faults = append(faults, fmt.Errorf("gap %v: want more than the grid %v, or each row is a session",
+			o.config.Gap, layout.Grid))
 	}
 	return errors.Join(faults...)
 }
@@ -87,7 +89,9 @@ func (o *Operator) bindKind(layout schemas.Layout) error {
 			return err
 		}
 		o.trigger = conditions
-		o.kind = trigger{pre: int64(c.Pre), post: int64(c.Post), shortest: int64(c.MinDuration), longest: int64(c.MaxDuration), grid: grid}
+		o.kind = trigger{
+			pre: int64(c.Pre), post: int64(c.Post), shortest: int64(c.MinDuration), longest: int64(c.MaxDuration), grid: grid,
+		}
 	case Calendar:
 		calendar, err := newCalendar(c, grid)
 		if err != nil {
@@ -102,7 +106,8 @@ func (o *Operator) bindKind(layout schemas.Layout) error {
 	case rows < 1:
 		return fmt.Errorf("grid %v: want one that a window has room for", layout.Grid)
 	case rows > maxCells/int64(o.channels):
-		return fmt.Errorf("want at most %d values a window, got %d rows (grid %v) of %d channels", maxCells, rows, layout.Grid, o.channels)
+		return fmt.Errorf("want at most %d values a window, got %d rows (grid %v) of %d channels",
+			maxCells, rows, layout.Grid, o.channels)
 	}
 	o.shape = shapeOf(c, layout)
 	return nil

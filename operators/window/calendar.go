@@ -94,8 +94,9 @@ func (k calendar) offset(t time.Time) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// at is the first moment at which the zone's clock shows tod after 0 h of d, or later. A time that the clocks jump over is
-// the moment they do; of a time that comes twice it is the first. Clocks are changed at most once in the day before it.
+// at is the first moment at which the zone's clock shows tod after 0 h of d, or later. A time that the clocks jump over
+// is the moment they do; of a time that comes twice it is the first. Clocks are changed at most once in the day before
+// it.
 //
 // time.ZoneBounds would give the changes, but its end of a leap year after 2037 is a day early and then stands still.
 func (k calendar) at(d date, tod time.Duration) int64 {
@@ -187,15 +188,15 @@ func (k calendar) around(t int64) int64    { return k.find(t).start }
 func (k calendar) after(start int64) int64 { return k.find(start).end }
 func (k calendar) end(start int64) int64   { return k.find(start).end }
 
-// The years that the longest window is looked for in. What zones will do after lastYear is what they do then. Windows of other
-// years are cut to the rows that there is room for.
+// The years that the longest window is looked for in. What zones will do after lastYear is what they do then. Windows
+// of other years are cut to the rows that there is room for.
 const (
 	firstYear = 1970
 	lastYear  = 2050
 )
 
-// longest looks at the windows around every change of the zone's clocks: an ordinary month has 31 days, but one in autumn an
-// hour more.
+// longest looks at the windows around every change of the zone's clocks: an ordinary month has 31 days, but one in
+// autumn an hour more.
 func (k calendar) longest() int64 {
 	longest := int64(0)
 	look := func(from, to time.Time) {

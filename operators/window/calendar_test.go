@@ -17,10 +17,10 @@ func utc(t testing.TB, text string) time.Time {
 	return at
 }
 
-// Scenario: Moments around changes of clocks: Berlin forward on 2024-03-31 and back on 2024-10-27, Sao Paulo forward over
-// midnight, Havana back to midnight, Lord Howe by half an hour, Apia without a 30th of December 2011. The windows are worked
-// out by hand from the offsets in force.
-// Guarantees: A window is what a clock on the wall shows, to the minute, and the next begins where it ends.
+// Scenario: Moments around changes of clocks: Berlin forward on 2024-03-31 and back on 2024-10-27, Sao Paulo forward
+// over midnight, Havana back to midnight, Lord Howe by half an hour, Apia without a 30th of December 2011. The windows
+// are worked out by hand from the offsets in force. Guarantees: A window is what a clock on the wall shows, to the
+// minute, and the next begins where it ends.
 func TestCalendar(t *testing.T) {
 	for _, c := range []struct{ zone, every, at, start, end string }{
 		{"Europe/Berlin", "day", "2024-03-31T12:00", "2024-03-30T23:00", "2024-03-31T22:00"}, // 23 h

@@ -31,33 +31,33 @@ func (e *Every) UnmarshalText(text []byte) error {
 
 // Config is what a user writes under window.
 type Config struct {
-	// Kind is tumbling (one window after the other), hopping (one every hop), session (until no row comes for gap), count
-	// (of so many rows), trigger (from a row for which start holds to one for which stop does) or calendar (hours, shifts,
-	// days, weeks or months of a zone). Default tumbling.
+	// Kind is tumbling (one window after the other), hopping (one every hop), session (until no row comes for gap),
+	// count (of so many rows), trigger (from a row for which start holds to one for which stop does) or calendar
+	// (hours, shifts, days, weeks or months of a zone). Default tumbling.
 	Kind string `yaml:"kind" jsonschema:"enum=tumbling,enum=hopping,enum=session,enum=count,enum=trigger,enum=calendar"`
 	// Size is the length of a window, a multiple of align's grid. For tumbling and hopping, and required there.
 	Size time.Duration `yaml:"size"`
 	// Hop is the time from the start of a window to the start of the next, a multiple of the grid and at most size.
 	// Windows start at multiples of hop since 1970. For hopping only, and required there.
 	Hop time.Duration `yaml:"hop"`
-	// Gap is how long no row comes before a session ends, a multiple of the grid and more than it. For session, and required
-	// there.
+	// Gap is how long no row comes before a session ends, a multiple of the grid and more than it. For session, and
+	// required there.
 	Gap time.Duration `yaml:"gap"`
 	// Rows is how many rows of an asset a window has. For count, and required there.
 	Rows int `yaml:"rows"`
-	// Every is for count after how many rows a window is given, at most rows (default rows); for calendar hour, shift, day,
-	// week (from Monday) or month, and required there.
+	// Every is for count after how many rows a window is given, at most rows (default rows); for calendar hour, shift,
+	// day, week (from Monday) or month, and required there.
 	Every Every `yaml:"every" jsonschema:"oneof_type=string;integer"`
-	// Shifts are the times of day at which shifts begin, such as ["06:00", "14:00", "22:00"]. For calendar with every: shift,
-	// and required there.
+	// Shifts are the times of day at which shifts begin, such as ["06:00", "14:00", "22:00"]. For calendar with every:
+	// shift, and required there.
 	Shifts []string `yaml:"shifts"`
 	// Zone is the IANA name of the time zone whose clocks count, such as Europe/Berlin. For calendar. Default UTC.
 	Zone string `yaml:"zone"`
-	// Start is the condition that a window starts with, in CEL over the tags of one row: speed > 10 && tag["line.state"] == 1.
-	// It does not hold where it needs a value that is missing. For trigger, and required there.
+	// Start is the condition that a window starts with, in CEL over the tags of one row: speed > 10 &&
+	// tag["line.state"] == 1. It does not hold where it needs a value that is missing. For trigger, and required there.
 	Start string `yaml:"start"`
-	// Stop is the condition that ends the window; the row for which it holds is the first after it. For trigger, and required
-	// there.
+	// Stop is the condition that ends the window; the row for which it holds is the first after it. For trigger, and
+	// required there.
 	Stop string `yaml:"stop"`
 	// Pre is how long before start a window begins, a multiple of the grid. For trigger. Default 0s.
 	Pre time.Duration `yaml:"pre"`
@@ -65,18 +65,18 @@ type Config struct {
 	Post time.Duration `yaml:"post"`
 	// MinDuration is the time from start to stop under which no window is given. For trigger. Default 0s.
 	MinDuration time.Duration `yaml:"min_duration"`
-	// MaxDuration is the time after which a window is closed by force, a multiple of the grid. A window has room for the rows
-	// of max_duration, pre and post. For session and trigger, and required there.
+	// MaxDuration is the time after which a window is closed by force, a multiple of the grid. A window has room for
+	// the rows of max_duration, pre and post. For session and trigger, and required there.
 	MaxDuration time.Duration `yaml:"max_duration"`
-	// MaxCost bounds what a condition may cost a row, in the units of CEL: about one for each step. For trigger. Default
-	// 10000: about a millisecond; a condition with ten comparisons costs under 100.
+	// MaxCost bounds what a condition may cost a row, in the units of CEL: about one for each step. For trigger.
+	// Default 10000: about a millisecond; a condition with ten comparisons costs under 100.
 	MaxCost int `yaml:"max_cost"`
 	// MaxAssets is the most assets of one partition; rows of further ones are counted as max_assets. Default 10000, as
 	// in align.
 	MaxAssets int `yaml:"max_assets"`
 	// MaxState is the most memory for the rows of open windows of one partition, and of those that late rows may still
-	// correct; the latter are let go first, and rows beyond it are counted as max_state. Default 512MiB: 1000 assets with 50
-	// channels and windows of 1000 rows, and some.
+	// correct; the latter are let go first, and rows beyond it are counted as max_state. Default 512MiB: 1000 assets
+	// with 50 channels and windows of 1000 rows, and some.
 	MaxState pipeline.Bytes `yaml:"max_state"`
 	// MaxBatch is the size of an emitted batch's samples at which the next window starts a new one. Default 16MiB: some
 	// hundred windows of 600 rows and 50 channels, more than a model's batch needs.
@@ -206,7 +206,8 @@ func (c *Config) neededByCalendar() []pipeline.Fault {
 	switch c.Every {
 	case everyHour, everyDay, everyWeek, everyMonth:
 		if len(c.Shifts) > 0 {
-			faults = append(faults, pipeline.Faultf("shifts", "want none with every: %s (they are for shift), got %q", c.Every, c.Shifts))
+			faults = append(faults, pipeline.Faultf("shifts", "want none with every: %s (they are for shift), got %q",
+				c.Every, c.Shifts))
 		}
 	case everyShift:
 		if _, err := parseShifts(c.Shifts); err != nil {
@@ -217,7 +218,8 @@ func (c *Config) neededByCalendar() []pipeline.Fault {
 	}
 	// The empty name is UTC; Local would depend on the machine.
 	if _, err := time.LoadLocation(c.Zone); err != nil || c.Zone == "Local" {
-		faults = append(faults, pipeline.Faultf("zone", "want a name of the IANA time zones such as Europe/Berlin, got %q", c.Zone))
+		faults = append(faults, pipeline.Faultf("zone", "want a name of the IANA time zones such as Europe/Berlin, got %q",
+			c.Zone))
 	}
 	return faults
 }
@@ -239,7 +241,8 @@ func (c *Config) everyRows() (int, bool) {
 
 // Component describes window to a pipeline file.
 func Component() pipeline.Component[pipeline.NewOperator] {
-	return pipeline.Define("windows of the grid's rows in event time, by time, rows, gaps, conditions or the calendar", defaults(),
+	return pipeline.Define("windows of the grid's rows in event time, by time, rows, gaps, conditions or the calendar",
+		defaults(),
 		func(c Config) (pipeline.NewOperator, error) {
 			return func(s pipeline.Settings) (pipeline.Operator, error) { return New(c, s), nil }, nil
 		})

@@ -36,8 +36,8 @@ func (o *Operator) remember(w *output) {
 	o.state += resultBytes
 }
 
-// correct goes over the rows of each asset with late rows once more, from where they are settled, and gives what differs
-// from what is out.
+// correct goes over the rows of each asset with late rows once more, from where they are settled, and gives what
+// differs from what is out.
 func (o *Operator) correct(ctx context.Context, out pipeline.Emitter) error {
 	if len(o.corrected) == 0 {
 		return nil

@@ -202,7 +202,8 @@ func (l *language) longest() uint64 {
 // estimator bounds the sizes that the cost of an expression follows.
 type estimator struct{ entries, longest uint64 }
 
-// EstimateSize bounds the map of tags and the texts in it; everything else in an expression is as long as it is written.
+// EstimateSize bounds the map of tags and the texts in it; everything else in an expression is as long as it is
+// written.
 func (s estimator) EstimateSize(node checker.AstNode) *checker.SizeEstimate {
 	if path := node.Path(); len(path) == 1 && path[0] == tagMap {
 		return &checker.SizeEstimate{Min: 0, Max: s.entries}
@@ -218,8 +219,8 @@ func (s estimator) EstimateCallCost(string, string, *checker.AstNode, []checker.
 	return nil
 }
 
-// holds evaluates a condition on a row, of which cells are the samples, NaN where there is none. One that needs a sample
-// that is not there, or that can't be computed, does not hold.
+// holds evaluates a condition on a row, of which cells are the samples, NaN where there is none. One that needs a
+// sample that is not there, or that can't be computed, does not hold.
 func (l *language) holds(e *expression, cells []float64) bool {
 	clear(l.tags)
 	for _, i := range e.mapped {

@@ -10,9 +10,9 @@ import (
 
 var languageTags = []schemas.Channel{{Tag: "speed"}, {Tag: "line.state"}, {Tag: "tag"}, {Tag: "double"}, {Tag: "in"}, {Tag: "_x1"}}
 
-// Scenario: Conditions over a row with speed 12, line.state 1, tag 5, double 6, in missing and _x1 -2.
-// Guarantees: Each holds or not as arithmetic has it; whole numbers stand for doubles; what needs a missing value, or divides
-// by nothing there is, does not hold.
+// Scenario: Conditions over a row with speed 12, line.state 1, tag 5, double 6, in missing and _x1 -2. Guarantees: Each
+// holds or not as arithmetic has it; whole numbers stand for doubles; what needs a missing value, or divides by nothing
+// there is, does not hold.
 func TestConditions(t *testing.T) {
 	l, err := newLanguage(languageTags)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 
 // FuzzRestore spoils one asset's state.
 //
-// Scenario: The state of an asset in the middle of its rows, for each kind, with any bytes in its place.
-// Guarantees: Restore refuses it or the operator goes on from it to the end: no panic, no memory that the bytes do not fill.
+// Scenario: The state of an asset in the middle of its rows, for each kind, with any bytes in its place. Guarantees:
+// Restore refuses it or the operator goes on from it to the end: no panic, no memory that the bytes do not fill.
 func FuzzRestore(f *testing.F) {
 	configs := kindsUnderTest()
 	kinds := slices.Sorted(maps.Keys(configs))

@@ -57,8 +57,8 @@ func (t *track) clone() track {
 	return c
 }
 
-// kind finds windows in an asset's rows. It depends on nothing but the rows and the track, so that going over the same rows
-// again from an earlier track gives what one pass in order would have given.
+// kind finds windows in an asset's rows. It depends on nothing but the rows and the track, so that going over the same
+// rows again from an earlier track gives what one pass in order would have given.
 type kind interface {
 	// layout gives T, the most rows of a window, and how many rows lie between the starts of two at most.
 	layout() (rows, hop int64)

@@ -53,9 +53,9 @@ func gridOf(kind string) time.Duration {
 	return time.Second
 }
 
-// Scenario: The contract's checks over three assets with gaps, disorder, late rows and rows that are replaced, for each kind,
-// with and without a lateness.
-// Guarantees: Cuts and restores change nothing, nothing lent is kept, nothing leaks, errors come back, damage is refused.
+// Scenario: The contract's checks over three assets with gaps, disorder, late rows and rows that are replaced, for each
+// kind, with and without a lateness. Guarantees: Cuts and restores change nothing, nothing lent is kept, nothing leaks,
+// errors come back, damage is refused.
 func TestContractOfKinds(t *testing.T) {
 	for kind, c := range kindsUnderTest() {
 		grid := gridOf(kind)
@@ -107,8 +107,8 @@ func pointsTable(points []point, grid time.Duration) string {
 	return text
 }
 
-// latest reads windows as text by key, of the highest revision each, without revision and time of arrival. What is withdrawn
-// is left out. It fails if a revision is not one more than that before.
+// latest reads windows as text by key, of the highest revision each, without revision and time of arrival. What is
+// withdrawn is left out. It fails if a revision is not one more than that before.
 func latest(t *rapid.T, out *pipelinetest.Collector) map[string]string {
 	windows, revisions := map[string]string{}, map[string]string{}
 	text := pipelinetest.WriteTable(out.Rows, "asset", "window_start", "window_end", "revision", "ts", "n", "coverage", "cut",
@@ -138,9 +138,9 @@ func latest(t *rapid.T, out *pipelinetest.Collector) map[string]string {
 }
 
 // Scenario: Rows of two assets in any disorder within the lateness, some of them replaced, with watermarks and restores
-// anywhere, also with another lateness or none, for every kind. Beside it the rows that count in the end, in order, without a lateness.
-// Guarantees: The highest revision of each window is the window of the ordered rows; no window is missing or too many;
-// revisions of a window rise one by one.
+// anywhere, also with another lateness or none, for every kind. Beside it the rows that count in the end, in order,
+// without a lateness. Guarantees: The highest revision of each window is the window of the ordered rows; no window is
+// missing or too many; revisions of a window rise one by one.
 func TestDisorder(t *testing.T) {
 	configs := kindsUnderTest()
 	rapid.Check(t, func(rt *rapid.T) {

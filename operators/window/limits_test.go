@@ -49,9 +49,9 @@ func TestMaxState(t *testing.T) {
 	}
 }
 
-// Scenario: With a lateness, windows are kept for corrections up to max_state; new rows come; then late rows for a window that
-// was let go and for one that was not.
-// Guarantees: New rows have the room, the oldest windows are let go; a late row for those is counted, the other is corrected.
+// Scenario: With a lateness, windows are kept for corrections up to max_state; new rows come; then late rows for a
+// window that was let go and for one that was not. Guarantees: New rows have the room, the oldest windows are let go; a
+// late row for those is counted, the other is corrected.
 func TestMaxStateLateness(t *testing.T) {
 	settings := pipelinetest.Settings(t)
 	settings.Lateness = time.Hour

@@ -27,8 +27,8 @@ const (
 // none stands for no time: later than all.
 const none = math.MaxInt64
 
-// farthest is how far from 1970 a row may be, in ns, so that a window around it has times: of the longest window, with the
-// longest rolls, and the one after it.
+// farthest is how far from 1970 a row may be, in ns, so that a window around it has times: of the longest window, with
+// the longest rolls, and the one after it.
 const farthest = math.MaxInt64 - int64(6*maxSize)
 
 // maxCells bounds T * C, since a list's length is an int32 and one window must fit in memory many times.

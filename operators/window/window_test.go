@@ -120,9 +120,8 @@ func run(t testing.TB, c Config, schema *arrow.Schema, table string, watermarks 
 }
 
 // Scenario: A run of n rows without a gap from any hop boundary, before and after 1970, any window and hop, watermarks
-// anywhere up to its last row.
-// Guarantees: floor((n - size) / hop) + 1 windows are whole and the others have a reason; every window of the formula is
-// there once, in order, with the rows of its times.
+// anywhere up to its last row. Guarantees: floor((n - size) / hop) + 1 windows are whole and the others have a reason;
+// every window of the formula is there once, in order, with the rows of its times.
 func TestCount(t *testing.T) {
 	schema := wide(t, time.Second, "v")
 	rapid.Check(t, func(rt *rapid.T) {
