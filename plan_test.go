@@ -3,15 +3,18 @@ package main
 import (
 	"os"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // Scenario: the plan of a file before anything is stored, and of the same file, of two edits and of another group once a run of
 // data is stored.
 // Guarantees: state is kept as long as neither a step nor one before it has changed, and lost from the edited step on; steps
-// without state are said to have none; a group that has committed nothing is compared with the newest state in the store.
+// without state are said to have none; a group that has committed nothing is compared with the newest state in the store; state
+// does not outlive the end of the input.
 func TestPlanDiff(t *testing.T) {
-	p := newPlant(t, embeddedServers(t), untilEnd...)
+	p := newPlant(t, embeddedServers(t))
 	p.makeTopic(t, 1, nil)
 	type plan struct {
 		Group  string
@@ -21,6 +24,7 @@ func TestPlanDiff(t *testing.T) {
 			Offset       int64
 			Blob, Source string
 			Fault        string
+			Ended        bool
 			Steps        []struct {
 				Name, State string
 				Keys, Bytes int
@@ -33,7 +37,10 @@ func TestPlanDiff(t *testing.T) {
 		t.Errorf("before the first run: got %+v", empty)
 	}
 	p.replay(t, []string{"--start", "2026-01-05T00:00:00Z"}, "d06_te")
-	if run, code := ended(t, "run", p.file); code != 0 {
+	run := launch(t, "run", p.file)
+	eventually(t, "every message stored", time.Minute, func() bool { return p.committed(t) == samples*tags })
+	run.signal(t, syscall.SIGINT)
+	if code := run.within(t, time.Minute); code != 0 {
 		t.Fatalf("run: exit code %d\n%s", code, run.err.String())
 	}
 	text, err := os.ReadFile(p.file)
@@ -69,5 +76,19 @@ func TestPlanDiff(t *testing.T) {
 	table, code := ended(t, "plan", "--diff", p.file)
 	if said := table.out.String(); code != 0 || !strings.Contains(said, "detect") || !strings.Contains(said, "kept") {
 		t.Errorf("exit code %d\n%s%s", code, said, table.err.String())
+	}
+
+	bounded := strings.TrimSuffix(p.file, ".yaml") + "-bounded.yaml"
+	if err := os.WriteFile(bounded, []byte(strings.Replace(string(text), untilEnd[0], untilEnd[1], 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.send(t, "x", "{")
+	if run, code := ended(t, "run", bounded); code != 0 {
+		t.Fatalf("run to the end: exit code %d\n%s", code, run.err.String())
+	}
+	var over plan
+	object(t, &over, "plan", "--diff", p.file)
+	if len(over.Stored) != 1 || !over.Stored[0].Ended || over.Stored[0].Offset != samples*tags+1 || over.Stored[0].Steps[0].State != "new" {
+		t.Errorf("after the end of the input: got %+v", over)
 	}
 }

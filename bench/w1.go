@@ -48,6 +48,8 @@ type w1Result struct {
 	// Ratio is the median over the rounds of the one throughput by the other.
 	Ratio      float64 `json:"ratio"`
 	LeastRatio float64 `json:"least_ratio"`
+	// CPURatio is the same of the CPU times, which other programs on the machine disturb less.
+	CPURatio float64 `json:"cpu_ratio"`
 	// CheckpointMS is what a checkpoint takes longer with exactly_once: the difference of the median times by the number of
 	// checkpoints. It is to be seen beside limits.fsync_ms.
 	CheckpointMS float64  `json:"checkpoint_overhead_ms"`
@@ -78,7 +80,7 @@ type w1Delivery struct {
 
 func w1Command(ctx context.Context, flags *flag.FlagSet, args []string, log io.Writer) (any, []string, error) {
 	var c w1Config
-	flags.Int64Var(&c.records, "records", 2_000_000, "messages in the topic")
+	flags.Int64Var(&c.records, "records", 5_000_000, "messages in the topic")
 	flags.IntVar(&c.rounds, "rounds", 5, "rounds of both deliveries, one after the other")
 	flags.StringVar(&c.kafka, "kafka", embeddedKafka, "the broker: apache or embedded")
 	flags.BoolVar(&c.scored, "scored", false, "with the demo's steps and model, not stored alone")
@@ -279,6 +281,7 @@ func (r *w1Result) summarize() {
 		ratios, exactly, atLeast = append(ratios, round.Ratio), append(exactly, round.Exactly), append(atLeast, round.AtLeast)
 	}
 	r.Ratio = median(ratios)
+	r.CPURatio = medianOf(r.Rounds, func(round w1Round) float64 { return round.AtLeast.CPUSeconds / round.Exactly.CPUSeconds })
 	r.Exactly, r.AtLeast = medians(exactly, r.Records), medians(atLeast, r.Records)
 	seconds := func(run w1Run) float64 { return run.Seconds }
 	if n := medianOf(exactly, func(run w1Run) float64 { return float64(run.Checkpoints) }); n > 0 {

@@ -28,7 +28,7 @@ func TestW1Summary(t *testing.T) {
 		t.Errorf("want 1/1.1 and no fault, got %g and %v", got, r.Faults)
 	}
 	// 11 s and 10 s for two million rows, one second more over ten checkpoints.
-	if r.AtLeast != (w1Delivery{RecordsPerSecond: 200_000, CPUPerMillion: 1.5, PeakRSS: 200}) || r.Exactly.CPUPerMillion != 2 || r.CheckpointMS != 100 {
+	if r.AtLeast != (w1Delivery{RecordsPerSecond: 200_000, CPUPerMillion: 1.5, PeakRSS: 200}) || r.Exactly.CPUPerMillion != 2 || r.CheckpointMS != 100 || r.CPURatio != 0.75 {
 		t.Errorf("got %+v, %+v, %g ms", r.AtLeast, r.Exactly, r.CheckpointMS)
 	}
 	if r := rounds(1.2, 1.2, 1.2, 1.2, 1.2); len(r.Faults) != 1 || !strings.Contains(r.Faults[0], "at_least_once") {

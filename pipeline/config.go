@@ -82,6 +82,12 @@ const (
 	AtLeastOnce = "at_least_once"
 )
 
+// The values of CheckpointConfig.Emit.
+const (
+	EmitImmediate       = "immediate"
+	EmitAfterCheckpoint = "after_checkpoint"
+)
+
 // CheckpointConfig is the section checkpoint of a pipeline file: when rows are stored and offsets committed.
 type CheckpointConfig struct {
 	// Interval is the time between barriers. Default 1s: about one insert a second for each table, as ClickHouse likes it.
@@ -92,6 +98,9 @@ type CheckpointConfig struct {
 	// of it is sent, so that whoever goes on after a crash sends the same again and nothing twice. at_least_once saves
 	// that and repeats rows after a crash.
 	Delivery string `yaml:"delivery"`
+	// Emit says when events go to their topic: immediate, or after_checkpoint, when their rows are in the table. Default
+	// immediate: a person waits for an alarm, and whoever looks the event up a moment later finds it.
+	Emit string `yaml:"emit"`
 	// Inserts brings the barrier forward when the rows that wait would take so many INSERTs, one for each month of a
 	// table. Default 40: four seconds at ten INSERTs a second.
 	Inserts int `yaml:"inserts"`
@@ -99,7 +108,7 @@ type CheckpointConfig struct {
 
 // DefaultCheckpoint is the section's default.
 func DefaultCheckpoint() CheckpointConfig {
-	return CheckpointConfig{Interval: time.Second, Rows: 500_000, Delivery: ExactlyOnce, Inserts: 40}
+	return CheckpointConfig{Interval: time.Second, Rows: 500_000, Delivery: ExactlyOnce, Emit: EmitImmediate, Inserts: 40}
 }
 
 // Validate reports what is out of bounds.
@@ -113,6 +122,9 @@ func (c *CheckpointConfig) Validate() []Fault {
 	}
 	if c.Delivery != ExactlyOnce && c.Delivery != AtLeastOnce {
 		faults = append(faults, Faultf("delivery", "want %s or %s, got %q", ExactlyOnce, AtLeastOnce, c.Delivery))
+	}
+	if c.Emit != EmitImmediate && c.Emit != EmitAfterCheckpoint {
+		faults = append(faults, Faultf("emit", "want %s or %s, got %q", EmitImmediate, EmitAfterCheckpoint, c.Emit))
 	}
 	if c.Inserts < 1 {
 		faults = append(faults, Faultf("inserts", "want 1 or more, got %d", c.Inserts))

@@ -202,7 +202,10 @@ func (g *generation) newTask(p Partition) (*task, error) {
 	settings.Topic, settings.Partition, settings.Drops = p.Topic(), p.ID(), t
 	flow, err := newFlow(e.plan.Watermark, e.env.Alloc, func(l eventtime.Lane) (*chain, error) {
 		settings.Backfill = l == eventtime.History
-		return newChain(e.plan.Steps, settings, telemetrySchema, lane{t, l == eventtime.Live || e.plan.Watermark.BackfillEvents})
+		return newChain(e.plan.Steps, settings, telemetrySchema, lane{
+			task: t, open: l == eventtime.Live || e.plan.Watermark.BackfillEvents,
+			hold: e.plan.Checkpoint.Emit == EmitAfterCheckpoint,
+		})
 	})
 	t.flow = flow
 	return t, err

@@ -383,7 +383,7 @@ func (g *generation) finishPlan(ctx context.Context, name string, blob *state.Bl
 		}
 		s.add(Table(r.Table), Part{Topic: r.Topic, Partition: r.Partition, Batches: batches})
 	}
-	err := g.send(ctx, s, func(ctx context.Context) error { return g.republish(ctx, s, &made, owned) })
+	err := g.send(ctx, s, "recover-", func(ctx context.Context) error { return g.republish(ctx, s, &made, owned) })
 	if err == nil {
 		e.metrics.recovered()
 	}
@@ -475,16 +475,8 @@ func (g *generation) republish(ctx context.Context, s *settlement, made *outbox,
 				return err
 			}
 		}
-		for _, part := range s.cp.Parts[EventsTable] {
-			if part.Partition != id {
-				continue
-			}
-			for _, batch := range part.Batches {
-				if err := to.PublishEvents(ctx, batch); err != nil {
-					return err
-				}
-			}
-		}
 	}
-	return nil
+	return s.publishEvents(ctx, to, func(partition int32) bool {
+		return slices.ContainsFunc(owned, func(p *place) bool { return p.task.part.ID() == partition })
+	})
 }

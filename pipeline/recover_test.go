@@ -339,3 +339,33 @@ func TestPartitionsGained(t *testing.T) {
 		w.live(t, summingPlan) // the new number is known now
 	})
 }
+
+// Scenario: events are to wait for their checkpoint, and the process is killed before or after each thing that it asks for.
+// Guarantees: nothing is lost or doubled, and no event is on its topic before its row is in the table.
+func TestEventsAfterTheirRows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		want, asked := undisturbed(t)
+		after := func(p *Plan) { summingPlan(p); p.Checkpoint.Emit = EmitAfterCheckpoint }
+		for killAt := 1; killAt <= 2*asked; killAt++ {
+			w := newWorld(t)
+			plantOf(w)
+			w.live(t, after, killAt)
+			if got := w.outcome(); got != want {
+				t.Fatalf("killed at %d: want\n%v\ngot\n%v", killAt, want, got)
+			}
+			written := false
+			for _, step := range w.journal {
+				switch step {
+				case "blob":
+					written = false
+				case "write":
+					written = true
+				case "event":
+					if !written {
+						t.Fatalf("killed at %d: an event before its row, in %v", killAt, w.journal)
+					}
+				}
+			}
+		}
+	})
+}

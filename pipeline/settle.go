@@ -143,7 +143,13 @@ func (g *generation) settle(ctx context.Context, s *settlement) error {
 			return err
 		}
 	}
-	if err := g.send(ctx, s, nil); err != nil {
+	var late func(context.Context) error // what goes to topics when the rows are stored
+	if e.plan.Checkpoint.Emit == EmitAfterCheckpoint {
+		late = func(ctx context.Context) error {
+			return s.publishEvents(ctx, e.publisher, func(int32) bool { return true })
+		}
+	}
+	if err := g.send(ctx, s, "", late); err != nil {
 		return err
 	}
 	for _, t := range s.tasks {
@@ -156,14 +162,10 @@ func (g *generation) settle(ctx context.Context, s *settlement) error {
 	return nil
 }
 
-// send writes the rows, waits for what goes to topics, and settles. recovered is set for a plan that another process, or an
-// earlier generation, made: it republishes what may not have been acknowledged.
-func (g *generation) send(ctx context.Context, s *settlement, republish func(context.Context) error) error {
+// send writes the rows, has publish send what goes to topics only now, if it is not nil, waits until all topics have what they
+// were sent, and settles. prefix is before the names of the steps of a recovery.
+func (g *generation) send(ctx context.Context, s *settlement, prefix string, publish func(context.Context) error) error {
 	e := g.engine
-	prefix := ""
-	if republish != nil {
-		prefix = "recover-"
-	}
 	var written Written
 	if s.rows > 0 {
 		err := e.timed(ctx, "insert", func(ctx context.Context) (err error) {
@@ -181,8 +183,8 @@ func (g *generation) send(ctx context.Context, s *settlement, republish func(con
 		return fmt.Errorf("refused rows not published: %w", err)
 	}
 	err := e.timed(ctx, "flush", func(ctx context.Context) error {
-		if republish != nil {
-			if err := republish(ctx); err != nil {
+		if publish != nil {
+			if err := publish(ctx); err != nil {
 				return err
 			}
 		}
@@ -197,6 +199,21 @@ func (g *generation) send(ctx context.Context, s *settlement, republish func(con
 	}
 	e.env.Fail.Reach(prefix + "ledger")
 	return g.commit(ctx, prefix+"commit", s, false)
+}
+
+// publishEvents sends the events of a checkpoint, of the partitions that are owned.
+func (s *settlement) publishEvents(ctx context.Context, to Publisher, owned func(partition int32) bool) error {
+	for _, part := range s.cp.Parts[EventsTable] {
+		if !owned(part.Partition) {
+			continue
+		}
+		for _, batch := range part.Batches {
+			if err := to.PublishEvents(ctx, batch); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // commit stores the offsets before the checkpoint with its plan, or those after it.

@@ -355,6 +355,7 @@ func (t *task) keep(table Table, batch arrow.Record) {
 type lane struct {
 	*task
 	open bool // events leave the task
+	hold bool // events wait for their checkpoint
 }
 
 // rows implements chainOutput: what the last step gives goes to the table predictions.
@@ -366,7 +367,7 @@ func (l lane) rows(_ context.Context, batch arrow.Record) error {
 	return nil
 }
 
-// events implements chainOutput. An event is published at once: an operator need not wait for the table.
+// events implements chainOutput. An event is published at once, unless it is to wait for its row in the table.
 func (l lane) events(ctx context.Context, batch arrow.Record) error {
 	switch {
 	case l.muted:
@@ -378,7 +379,10 @@ func (l lane) events(ctx context.Context, batch arrow.Record) error {
 		return nil
 	}
 	l.metrics.events(batch.NumRows())
-	err := l.publish.PublishEvents(ctx, batch)
+	var err error
+	if !l.hold {
+		err = l.publish.PublishEvents(ctx, batch)
+	}
 	l.keep(EventsTable, batch)
 	return err
 }

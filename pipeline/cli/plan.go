@@ -53,10 +53,11 @@ type stepJSON struct {
 // placedAt is where a partition stands, and what becomes of its state.
 type placedAt struct {
 	Partition int32      `json:"partition"`
-	Offset    int64      `json:"offset"`         // where a start would go on
-	Blob      string     `json:"blob,omitempty"` // with the state there; none: every step starts empty
-	Open      bool       `json:"open,omitempty"` // the checkpoint of the blob is still to be settled, which comes first
-	Source    string     `json:"source"`         // group: the group's commit names the blob; store: it is the newest one there
+	Offset    int64      `json:"offset"`          // where a start would go on
+	Blob      string     `json:"blob,omitempty"`  // with the state there; none: every step starts empty
+	Open      bool       `json:"open,omitempty"`  // the checkpoint of the blob is still to be settled, which comes first
+	Ended     bool       `json:"ended,omitempty"` // the input ended there: no state outlives that
+	Source    string     `json:"source"`          // group: the group's commit names the blob; store: it is the newest one there
 	Stored    time.Time  `json:"stored,omitzero"`
 	Steps     []stepFate `json:"steps"`
 	Fault     string     `json:"fault,omitempty"` // why the state can't be used
@@ -199,7 +200,7 @@ func (at *placedAt) compare(ctx context.Context, plan pipeline.Plan, topic strin
 		at.Fault = err.Error()
 		return
 	}
-	at.Stored = time.Unix(0, blobs[at.Blob].Time).UTC()
+	at.Stored, at.Ended = time.Unix(0, blobs[at.Blob].Time).UTC(), len(restored.Steps) == 0
 	if at.Open {
 		at.Offset = blobs[at.Blob].Part(topic, at.Partition).To
 	}
@@ -262,6 +263,8 @@ func (e *env) printPlan(p *planned, diff bool) error {
 			fmt.Fprintln(e.Out, ": nothing is stored yet")
 		case at.Open:
 			fmt.Fprintf(e.Out, ": once checkpoint %s is settled, which comes first\n", at.Blob)
+		case at.Ended:
+			fmt.Fprintln(e.Out, ": the input had ended there")
 		default:
 			fmt.Fprintf(e.Out, ": %s\n", at.Blob)
 		}
