@@ -39,7 +39,8 @@ var errNotCommitted = errors.New("offsets not committed")
 // errNotRead ends a generation in which the group does not say what it has stored: it is asked again in the next.
 var errNotRead = errors.New("offsets not read")
 
-// errStalled ends the engine: a task has been at one delivery for too long, and Go can't take it back.
+// errStalled ends a generation in which a task has been at one delivery for too long. If it does not give up either, it ends
+// the engine: Go can't take a goroutine back, and a new process can do without.
 var errStalled = errors.New("a task makes no progress")
 
 // run processes until ctx ends, the assignment is revoked, or, with finished, every partition has reached its bound.
@@ -102,11 +103,22 @@ func (e *Engine) run(ctx context.Context, group Generation) (finished bool, err 
 	finished = err == nil && stop.Err() == nil
 	cancelStop(err)
 	cancelHard(nil) // every task has answered its last barrier, or what it holds can't be stored
-	if errors.Is(context.Cause(hard), errStalled) && !g.returned(&working) {
-		return false, errors.Join(context.Cause(hard), err) // its goroutine, and what it holds, go with the process
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		working.Wait()
+		g.closeTasks()
+	}()
+	if stalled := context.Cause(hard); errors.Is(stalled, errStalled) {
+		select {
+		case <-ended:
+			e.env.Log.Warn("leaving the partitions for another try", "error", stalled)
+			return false, nil
+		case <-time.After(e.plan.Limits.Drain):
+			return false, stalled // its goroutine, and what it holds, go with the process
+		}
 	}
-	working.Wait()
-	g.closeTasks()
+	<-ended
 	close(failures)
 	for failure := range failures {
 		if !errors.Is(failure, context.Canceled) {
@@ -145,21 +157,6 @@ func (g *generation) unlessRevoked(ctx context.Context, err error) error {
 	return err
 }
 
-// returned waits a little for tasks that have been told to give up.
-func (g *generation) returned(working *sync.WaitGroup) bool {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		working.Wait()
-	}()
-	select {
-	case <-done:
-		return true
-	case <-time.After(g.engine.plan.Limits.Drain):
-		return false
-	}
-}
-
 // watch ends the generation if a task has been at one delivery for limits.stall.
 func (g *generation) watch(hard context.Context, cancelStop, cancelHard context.CancelCauseFunc) {
 	limit := g.engine.plan.Limits.Stall
@@ -190,6 +187,7 @@ func (g *generation) newTask(p Partition) (*task, error) {
 	t := &task{
 		part: p, alloc: e.env.Alloc, publish: e.publisher, budget: g.budget,
 		metrics: e.metrics, status: e.status, tracer: e.tracer, urge: g.urge, reach: e.env.Fail.Reach, barriers: make(chan barrier),
+		stores: e.stores,
 		waiting: func(rows, inserts int) {
 			// Both are counted, whatever the first says.
 			full := g.rows.Add(int64(rows)) >= e.plan.Checkpoint.Rows

@@ -369,3 +369,55 @@ func TestEventsAfterTheirRows(t *testing.T) {
 		}
 	})
 }
+
+// stuck blocks on the first batch of its first life until it is let go, with or without a look at its context.
+type stuck struct {
+	pass
+	polite bool
+	let    chan struct{}
+	lives  *int
+}
+
+func (o *stuck) Process(ctx context.Context, in arrow.Record, out Emitter) error {
+	if *o.lives++; *o.lives > 1 {
+		return o.pass.Process(ctx, in, out)
+	}
+	if o.polite {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	<-o.let
+	return nil
+}
+
+// Scenario: an operator makes no progress with a batch, one that looks at its context and one that does not.
+// Guarantees: after limits.stall the generation ends. The first goes on in the next one, and nothing is lost; the second ends
+// the engine with an error that names the partition, soon after.
+func TestTaskWithoutProgress(t *testing.T) {
+	for _, polite := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			plantOf(w)
+			let, lives := make(chan struct{}), 0
+			began := time.Now()
+			err := w.engine(func(p *Plan) {
+				p.Limits.Stall = time.Minute
+				delete(w.partitions, 1)
+				p.Steps = []Step{{Name: "stuck", New: func(s Settings) (Operator, error) {
+					return &stuck{pass: pass{world: w, settings: s}, polite: polite, let: let, lives: &lives}, nil
+				}}}
+			}).Run(t.Context())
+			took := time.Since(began)
+			close(let)
+			synctest.Wait() // what is let go gives back what it holds
+			switch {
+			case took < time.Minute || took > 2*time.Minute:
+				t.Errorf("polite %t: want the generation ended soon after a minute, took %v", polite, took)
+			case polite && (err != nil || len(w.stored(Telemetry)) != 39):
+				t.Errorf("want it to go on and store 39 rows, got %d and %v", len(w.stored(Telemetry)), err)
+			case !polite && (!errors.Is(err, errStalled) || !strings.Contains(err.Error(), "plant partition 0")):
+				t.Errorf("want an end that names the partition, got %v", err)
+			}
+		})
+	}
+}
