@@ -32,10 +32,11 @@ func (e *Engine) persist(ctx context.Context, trouble string, f func(context.Con
 			}
 			return nil
 		}
-		for _, final := range []error{state.ErrNotFound, state.ErrCorrupt, ErrConfig} {
-			if errors.Is(err, final) {
-				return err
-			}
+		switch {
+		case errors.Is(err, state.ErrNotFound), errors.Is(err, state.ErrCorrupt), errors.Is(err, ErrConfig):
+			return err
+		case errors.Is(err, state.ErrRelease):
+			return fmt.Errorf("%w: %w", ErrConfig, err)
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)

@@ -3,6 +3,7 @@ package state
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -165,6 +166,9 @@ func (p *Part) encode(e *Encoder) {
 	}
 }
 
+// ErrRelease marks a blob that another release has written, and that this one can't read.
+var ErrRelease = errors.New("of another release")
+
 // Decode reads the blob that was stored under name. Values of its snapshots and its outbox lie in data.
 func Decode(name string, data []byte) (*Blob, error) {
 	sum := sha256.Sum256(data)
@@ -176,7 +180,7 @@ func Decode(name string, data []byte) (*Blob, error) {
 	}
 	d := NewDecoder(data[len(magic):])
 	if v := d.Uint(); v != Version {
-		return nil, fmt.Errorf("blob %s: want format version %d, got %d: it is of another release", name, Version, v)
+		return nil, fmt.Errorf("blob %s: %w: want format version %d, got %d", name, ErrRelease, Version, v)
 	}
 	b := &Blob{Pipeline: d.Text()}
 	copy(b.Run[:], d.fixed(16))
