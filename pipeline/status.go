@@ -287,6 +287,8 @@ var sentences = map[string]string{
 	schemas.ReasonInsufficientData: "low coverage: too few channels held a value in the last window",
 	schemas.ReasonCutStart:         "its data began inside the last window",
 	schemas.ReasonCutEnd:           "its data ended inside the last window",
+	schemas.ReasonMaxDuration:      "the last window was closed at its longest duration",
+	schemas.ReasonWithdrawn:        "a late row took the last window back",
 	schemas.ReasonModelFault:       "the model gave no finite score",
 }
 
