@@ -52,6 +52,7 @@ type chainOutput interface {
 	rows(ctx context.Context, batch arrow.Record) error
 	events(ctx context.Context, batch arrow.Record) error
 	late(ctx context.Context, batch arrow.Record) error
+	rekeyed(ctx context.Context, batch arrow.Record) error
 }
 
 // newChain makes and binds the operators for the rows of in. It reports every step that can't be made, then the first
@@ -68,6 +69,14 @@ func newChain(steps []Step, settings Settings, in *arrow.Schema, out chainOutput
 		}
 		c.ops = append(c.ops, op)
 		c.spent = append(c.spent, stepTime{step: s.Name})
+	}
+	if len(faults) == 0 && len(steps) > 1 {
+		for i, op := range c.ops {
+			if _, ok := op.(Rekeyer); ok {
+				faults = append(faults, &StepError{Index: i, Name: steps[i].Name, Err: fmt.Errorf("want it to be the pipeline's only "+
+					"step, got %d steps: the steps that score belong to a second pipeline, which reads the topic that this one writes", len(steps))})
+			}
+		}
 	}
 	if len(faults) > 0 {
 		return nil, errors.Join(append(faults, c.close())...)
@@ -97,12 +106,20 @@ func (e stepEmitter) Emit(ctx context.Context, output Output, batch arrow.Record
 		return e.out.events(ctx, batch)
 	case Late:
 		return e.out.late(ctx, batch)
+	case Rekeyed:
+		return e.out.rekeyed(ctx, batch)
 	}
 	if e.next == len(e.chain.ops) {
 		return e.out.rows(ctx, batch)
 	}
 	defer batch.Release()
 	return e.chain.give(ctx, e.next, batch)
+}
+
+// rekeys tells whether rows leave the chain for the topic keyed by asset.
+func (c *chain) rekeys() bool {
+	_, ok := c.ops[0].(Rekeyer)
+	return ok
 }
 
 // give has one step process a batch.

@@ -82,23 +82,30 @@ type engineDrops struct {
 // nothing takes what a chain that is only checked would give.
 type nothing struct{}
 
-func (nothing) rows(_ context.Context, b arrow.Record) error   { b.Release(); return nil }
-func (nothing) events(_ context.Context, b arrow.Record) error { b.Release(); return nil }
-func (nothing) late(_ context.Context, b arrow.Record) error   { b.Release(); return nil }
+func (nothing) rows(_ context.Context, b arrow.Record) error    { b.Release(); return nil }
+func (nothing) events(_ context.Context, b arrow.Record) error  { b.Release(); return nil }
+func (nothing) late(_ context.Context, b arrow.Record) error    { b.Release(); return nil }
+func (nothing) rekeyed(_ context.Context, b arrow.Record) error { b.Release(); return nil }
 
 // Check builds and binds the steps without a source or sink, and returns the schema that each step gives. Its errors are
 // StepErrors, joined. Models are loaded and verified. An engine that was checked may still Run.
 func (e *Engine) Check() ([]*arrow.Schema, error) {
-	given, err := e.bind()
+	given, _, err := e.bind()
 	return given, errors.Join(err, e.scorers.Close())
 }
 
-func (e *Engine) bind() ([]*arrow.Schema, error) {
+func (e *Engine) bind() (given []*arrow.Schema, rekeys bool, err error) {
 	c, err := newChain(e.plan.Steps, e.settings(), telemetrySchema, nothing{})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return c.schemas, c.close()
+	return c.schemas, c.rekeys(), c.close()
+}
+
+// stores tells whether a table is written.
+func (e *Engine) stores(t Table) bool {
+	s, ok := e.sink.(Selective)
+	return !ok || s.Stores(t)
 }
 
 // Scorers says what runs, or ran, the models.
@@ -111,10 +118,12 @@ func (e *Engine) Metrics() *Metrics { return e.metrics }
 // returns nil when all that was read is stored and committed. What no retry mends wraps ErrConfig.
 func (e *Engine) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, e.scorers.Close()) }()
-	if _, err := e.bind(); err != nil {
+	_, rekeys, err := e.bind()
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	settings := e.settings()
+	settings.Rekeyed = rekeys
 	settings.Step = "sink"
 	if e.sink, err = e.plan.Sink(settings); err != nil {
 		return err

@@ -249,3 +249,8 @@ func (o *Offline) late(_ context.Context, batch arrow.Record) error {
 	batch.Release()
 	return nil
 }
+
+func (o *Offline) rekeyed(_ context.Context, batch arrow.Record) error {
+	batch.Release()
+	return nil
+}

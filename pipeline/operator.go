@@ -65,10 +65,18 @@ type Output uint8
 
 // The outputs. Rows go to the next step, and from the last step to the sinks; the others go to the sinks from any step.
 const (
-	Rows   Output = iota // the operator's schema from Bind
-	Events               // schemas.Events
-	Late                 // schemas.Telemetry: rows that came too late for any result, for the late topic
+	Rows    Output = iota // the operator's schema from Bind
+	Events                // schemas.Events
+	Late                  // schemas.Telemetry: rows that came too late for any result, for the late topic
+	Rekeyed               // schemas.Telemetry: rows as they came, for the topic keyed by asset; of a Rekeyer alone
 )
+
+// Rekeyer is an [Operator] that gives every row that it is given to Rekeyed, unchanged and in order, and nothing else. It is its
+// pipeline's only step. Its rows are those of the table telemetry: to send them again the engine reads the messages again.
+type Rekeyer interface {
+	Operator
+	Rekeys()
+}
 
 // Emitter takes what an operator gives.
 type Emitter interface {
@@ -93,6 +101,7 @@ type Settings struct {
 	Log      *slog.Logger
 	Drops    Drops
 	Scorers  ScorerPool
+	Rekeyed  bool              // rows for the topic keyed by asset will come; for a Publisher
 	Reached  func(step string) // told that a step of the checkpoint protocol was reached, for tests; nil tells nobody
 }
 

@@ -20,6 +20,13 @@ import (
 // lateRows is what the outbox calls the rows for the late topic. It is no table of the sink.
 const lateRows Table = "late"
 
+// rekeyedRows is what the outbox calls the rows for the topic keyed by asset. It has none: they are those of the table telemetry,
+// whose messages are read again.
+const rekeyedRows Table = "rekeyed"
+
+// leftOut is what stands before a table's name in the ledger's counters, for rows that the sink does not store.
+const leftOut = "left_out."
+
 // encodeRows writes records of one schema as an Arrow IPC stream.
 func encodeRows(mem memory.Allocator, batches []arrow.Record) ([]byte, error) {
 	var out bytes.Buffer

@@ -365,14 +365,20 @@ func (g *generation) finishPlan(ctx context.Context, name string, blob *state.Bl
 	if err := g.commit(ctx, "recover-plan", s, true); err != nil {
 		return err
 	}
-	made := outbox{late: map[int32][]arrow.Record{}, dead: map[int32][]DeadLetter{}}
-	defer made.release(s)
+	made := outbox{
+		late: map[int32][]arrow.Record{}, dead: map[int32][]DeadLetter{}, telemetry: map[int32][]arrow.Record{}, rekeyed: map[int32]string{},
+	}
+	defer made.release()
 	for i := range blob.Parts {
 		if err := g.readAgain(ctx, &blob.Parts[i], s, &made); err != nil {
 			return err
 		}
 	}
 	for _, r := range blob.Outbox {
+		if Table(r.Table) == rekeyedRows {
+			made.rekeyed[r.Partition] = blob.Part(r.Topic, r.Partition).TopicID
+			continue
+		}
 		batches, err := decodeRows(e.env.Alloc, r.Stream)
 		if err != nil {
 			return fmt.Errorf("outbox, %s: %w: %w", r.Table, state.ErrCorrupt, err)
@@ -381,7 +387,8 @@ func (g *generation) finishPlan(ctx context.Context, name string, blob *state.Bl
 			made.late[r.Partition] = batches
 			continue
 		}
-		s.add(Table(r.Table), Part{Topic: r.Topic, Partition: r.Partition, Batches: batches})
+		made.derived = append(made.derived, batches...)
+		s.add(e, Table(r.Table), Part{Topic: r.Topic, Partition: r.Partition, Batches: batches})
 	}
 	err := g.send(ctx, s, "recover-", func(ctx context.Context) error { return g.republish(ctx, s, &made, owned) })
 	if err == nil {
@@ -390,25 +397,33 @@ func (g *generation) finishPlan(ctx context.Context, name string, blob *state.Bl
 	return err
 }
 
-// outbox is what a checkpoint that is settled again has for topics, by partition.
+// outbox is what a checkpoint that is settled again has, by partition. It owns one reference to every batch.
 type outbox struct {
-	late map[int32][]arrow.Record
-	dead map[int32][]DeadLetter
+	telemetry map[int32][]arrow.Record
+	derived   []arrow.Record
+	late      map[int32][]arrow.Record
+	dead      map[int32][]DeadLetter
+	rekeyed   map[int32]string // ids of the topics whose telemetry goes to the topic keyed by asset as well
 }
 
-func (o *outbox) release(s *settlement) {
+func (o *outbox) release() {
+	releaseAll(o.derived)
+	for _, batches := range o.telemetry {
+		releaseAll(batches)
+	}
 	for _, batches := range o.late {
 		releaseAll(batches)
 	}
-	for _, parts := range s.cp.Parts {
-		for _, p := range parts {
-			releaseAll(p.Batches)
-		}
-	}
 }
 
-// add adds a part. It takes its batches.
-func (s *settlement) add(table Table, p Part) {
+// add adds a part, for what the sink stores of it and for what goes to a topic. It borrows the batches.
+func (s *settlement) add(e *Engine, table Table, p Part) {
+	if table == EventsTable {
+		s.events = append(s.events, p)
+	}
+	if !e.stores(table) {
+		return
+	}
 	s.cp.Parts[table] = append(s.cp.Parts[table], p)
 	for _, b := range p.Batches {
 		s.rows += b.NumRows()
@@ -449,7 +464,8 @@ func (g *generation) readAgain(ctx context.Context, p *state.Part, s *settlement
 		decoded += d.Batch.NumRows()
 		return nil
 	})
-	s.add(Telemetry, Part{Topic: p.Topic, Partition: p.Partition, Batches: stored})
+	made.telemetry[p.Partition] = stored
+	s.add(e, Telemetry, Part{Topic: p.Topic, Partition: p.Partition, Batches: stored})
 	if err := errors.Join(err, r.Close()); err != nil {
 		return err
 	}
@@ -473,6 +489,13 @@ func (g *generation) republish(ctx context.Context, s *settlement, made *outbox,
 		for _, batch := range made.late[id] {
 			if err := to.PublishLate(ctx, batch); err != nil {
 				return err
+			}
+		}
+		if topicID, ok := made.rekeyed[id]; ok {
+			for _, batch := range made.telemetry[id] {
+				if err := to.PublishRekeyed(ctx, topicID, batch); err != nil {
+					return err
+				}
 			}
 		}
 	}

@@ -34,6 +34,8 @@ type settlement struct {
 	tasks []*task
 	links []trace.Link
 	rows  int64
+	// events are for their topic, whether the table takes them or not.
+	events []Part
 	// refused are the rows that the store did not take.
 	refused map[refusedKey]int64
 }
@@ -82,14 +84,13 @@ func (g *generation) settlement(harvests []harvest) (*settlement, error) {
 		p := h.task.part
 		s.tasks = append(s.tasks, h.task)
 		s.links = append(s.links, h.spans[:min(len(h.spans), maxLinks-len(s.links))]...)
-		s.rows += h.rows
 		s.blob.Parts = append(s.blob.Parts, state.Part{
 			Topic: p.Topic(), TopicID: p.TopicID(), Partition: p.ID(), From: h.from, To: h.next, Raw: h.raw, Decoder: h.decoder,
 			Counters: h.counters, Base: h.base, Steps: h.steps,
 		})
 		for _, table := range tableOrder {
 			if batches := h.tables[table]; len(batches) > 0 {
-				s.cp.Parts[table] = append(s.cp.Parts[table], Part{Topic: p.Topic(), Partition: p.ID(), Batches: batches})
+				s.add(e, table, Part{Topic: p.Topic(), Partition: p.ID(), Batches: batches})
 			}
 		}
 		if e.plan.Checkpoint.Delivery == AtLeastOnce {
@@ -119,6 +120,11 @@ func (s *settlement) derived(e *Engine, h *harvest) error {
 			Table: string(table), Topic: h.task.part.Topic(), Partition: h.task.part.ID(), Stream: stream,
 		})
 		return nil
+	}
+	if h.rekeyed {
+		s.blob.Outbox = append(s.blob.Outbox, state.Rows{
+			Table: string(rekeyedRows), Topic: h.task.part.Topic(), Partition: h.task.part.ID(),
+		})
 	}
 	return errors.Join(add(Predictions, h.tables[Predictions]), add(EventsTable, h.tables[EventsTable]), add(lateRows, h.late))
 }
@@ -203,7 +209,7 @@ func (g *generation) send(ctx context.Context, s *settlement, prefix string, pub
 
 // publishEvents sends the events of a checkpoint, of the partitions that are owned.
 func (s *settlement) publishEvents(ctx context.Context, to Publisher, owned func(partition int32) bool) error {
-	for _, part := range s.cp.Parts[EventsTable] {
+	for _, part := range s.events {
 		if !owned(part.Partition) {
 			continue
 		}

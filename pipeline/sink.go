@@ -96,6 +96,14 @@ type Sink interface {
 	Close() error
 }
 
+// Selective is a [Sink] that leaves out some of the engine's tables. It is given no rows of them, and the ledger counts them as
+// left out.
+type Selective interface {
+	Sink
+	// Stores tells whether a table is written. It is the same for the sink's life.
+	Stores(t Table) bool
+}
+
 // Publisher sends rows and dead letters to topics as they come. Its methods may be called from several goroutines.
 type Publisher interface {
 	// Open checks that the topics exist, making them if it is told to.
@@ -104,6 +112,9 @@ type Publisher interface {
 	PublishEvents(ctx context.Context, batch arrow.Record) error
 	// PublishLate borrows batch (schemas.Telemetry): rows that came too late for any result.
 	PublishLate(ctx context.Context, batch arrow.Record) error
+	// PublishRekeyed borrows batch (schemas.Telemetry): rows of one partition, in order, for the topic keyed by asset. topicID
+	// is that of the topic they come from, "" if it is not known. Rows may come again, from some row on.
+	PublishRekeyed(ctx context.Context, topicID string, batch arrow.Record) error
 	// PublishDead takes refused messages.
 	PublishDead(ctx context.Context, letters []DeadLetter) error
 	// Flush returns nil when all that was published before is acknowledged. It retries what is transient until ctx ends.

@@ -100,7 +100,9 @@ type Delivery struct {
 	Decode   time.Duration // how long decoding took, without waiting for the broker
 	CaughtUp bool          // the partition's end was reached when the messages were fetched
 	Decoder  []byte        // the decoder's state at Next; nil if it keeps none
-	Lag      int64         // messages between Next and the partition's end, as last seen
+	// Dropped are the rows that the decoder left out, by reason: see formats.Dropper.
+	Dropped map[string]int
+	Lag     int64 // messages between Next and the partition's end, as last seen
 }
 
 // Release gives the batch back.

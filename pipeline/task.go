@@ -27,6 +27,7 @@ type task struct {
 	metrics *Metrics
 	status  *statusBoard
 	tracer  trace.Tracer
+	stores  func(Table) bool
 	waiting func(rows, inserts int) // told how many more rows and INSERTs wait for a barrier
 	urge    func()                  // asks for a barrier now
 	reach   func(step string)
@@ -62,6 +63,7 @@ type harvest struct {
 	next     int64 // offset to commit once all of it is stored
 	tables   map[Table][]arrow.Record
 	late     []arrow.Record
+	rekeyed  bool // the rows of raw are for the topic keyed by asset as well
 	rows     int64
 	inserts  int
 	decoded  int64 // rows, before any was dropped
@@ -279,6 +281,12 @@ func (t *task) work(ctx context.Context, d *Delivery) error {
 		t.metrics.dead(d.Dead)
 		t.status.dead(t.part.ID(), len(d.Dead))
 	}
+	for reason, n := range d.Dropped {
+		t.count("rows."+reason, int64(n))
+		if !t.muted {
+			t.metrics.Drop("format", reason, n)
+		}
+	}
 	if d.Batch == nil || d.Batch.NumRows() == 0 {
 		return nil
 	}
@@ -341,6 +349,13 @@ func (t *task) keep(table Table, batch arrow.Record) {
 		batch.Release()
 		return
 	}
+	if !t.stores(table) {
+		t.count(leftOut+string(table), batch.NumRows())
+		if table != EventsTable { // of which the topic's messages are made again
+			batch.Release()
+			return
+		}
+	}
 	t.pending.tables[table] = append(t.pending.tables[table], batch)
 	t.pending.rows += batch.NumRows()
 	inserts := 0
@@ -396,6 +411,17 @@ func (l lane) late(ctx context.Context, batch arrow.Record) error {
 	l.count("late.published", batch.NumRows())
 	l.pending.late = append(l.pending.late, batch)
 	return l.publish.PublishLate(ctx, batch)
+}
+
+// rekeyed implements chainOutput: rows for the topic keyed by asset.
+func (l lane) rekeyed(ctx context.Context, batch arrow.Record) error {
+	defer batch.Release()
+	if l.muted || batch.NumRows() == 0 {
+		return nil
+	}
+	l.count("rekeyed.published", batch.NumRows())
+	l.pending.rekeyed = true
+	return l.publish.PublishRekeyed(ctx, l.part.TopicID(), batch)
 }
 
 // months counts the months that rows fall into: the store has a partition, hence an INSERT, for each.

@@ -52,6 +52,7 @@ type world struct {
 	ledger      []LedgerEntry
 	events      []string
 	late        []string
+	rekeyed     []string
 	letters     []string
 	lateStored  int64
 	reads       int
@@ -455,6 +456,14 @@ func (p *worldPublisher) PublishEvents(_ context.Context, b arrow.Record) error 
 }
 func (p *worldPublisher) PublishLate(_ context.Context, b arrow.Record) error {
 	return (*world)(p).ask("late", func() error { p.late = append(p.late, rowTexts(b)...); return nil })
+}
+func (p *worldPublisher) PublishRekeyed(_ context.Context, topicID string, b arrow.Record) error {
+	return (*world)(p).ask("rekeyed", func() error {
+		for _, row := range rowTexts(b) {
+			p.rekeyed = append(p.rekeyed, topicID+" "+row)
+		}
+		return nil
+	})
 }
 func (p *worldPublisher) PublishDead(_ context.Context, l []DeadLetter) error {
 	return (*world)(p).ask("letter", func() error {

@@ -2,9 +2,10 @@ package schemas
 
 // Topics that Tailrace writes. A prefix may stand before each.
 const (
-	TopicEvents      = "anomaly.events.v1" // Event as JSON, key = asset
-	TopicLate        = "pipeline.late.v1"  // LateRow as JSON, key = asset: rows that came too late for any result
-	TopicDeadLetters = "pipeline.dlq.v1"   // the bytes of a refused message, with HeaderErrorCode and its kin
+	TopicEvents      = "anomaly.events.v1"    // Event as JSON, key = asset
+	TopicLate        = "pipeline.late.v1"     // LateRow as JSON, key = asset: rows that came too late for any result
+	TopicRekeyed     = "telemetry.rekeyed.v1" // rows of telemetry.v1 as JSON, key = asset: see schemas/formats/rekeyed
+	TopicDeadLetters = "pipeline.dlq.v1"      // the bytes of a refused message, with HeaderErrorCode and its kin
 )
 
 // Headers of a dead letter, beside the headers that the message came with.

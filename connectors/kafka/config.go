@@ -154,6 +154,9 @@ type PublisherConfig struct {
 	CreateTopics bool `yaml:"create_topics"`
 	// Partitions is how many partitions a topic that is made gets.
 	Partitions int `yaml:"partitions,omitempty"`
+	// RekeyedPartitions is how many partitions telemetry.rekeyed.v1 gets if it is made. Each is a task of the pipeline that
+	// reads it. The topic can't grow later without moving assets.
+	RekeyedPartitions int `yaml:"rekeyed_partitions,omitempty"`
 	// Replication is how many copies a topic that is made gets; -1 for the brokers' default.
 	Replication int `yaml:"replication,omitempty"`
 	// BatchBytes is how much is sent to a partition at once, and how much may wait for it behind that; then publishing
@@ -168,12 +171,13 @@ type PublisherConfig struct {
 // DefaultPublisherConfig has every default.
 func DefaultPublisherConfig() PublisherConfig {
 	return PublisherConfig{
-		CreateTopics:   true,
-		Partitions:     4,         // events are few; this lets a few consumers share them
-		Replication:    -1,        // the operator of the cluster knows better
-		BatchBytes:     512 << 10, // with its frame well under the 1 MiB that a topic takes by default
-		Linger:         5 * time.Millisecond,
-		RequestTimeout: 10 * time.Second,
+		CreateTopics:      true,
+		Partitions:        4,         // events are few; this lets a few consumers share them
+		RekeyedPartitions: 12,        // shared evenly by 2, 3, 4 or 6 processes
+		Replication:       -1,        // the operator of the cluster knows better
+		BatchBytes:        512 << 10, // with its frame well under the 1 MiB that a topic takes by default
+		Linger:            5 * time.Millisecond,
+		RequestTimeout:    10 * time.Second,
 	}
 }
 
@@ -190,6 +194,9 @@ func (c *PublisherConfig) Validate() []pipeline.Fault {
 	}
 	if c.Partitions < 1 || c.Partitions > 10000 {
 		fault("partitions", "want 1 to 10000, got %d", c.Partitions)
+	}
+	if c.RekeyedPartitions < 1 || c.RekeyedPartitions > 10000 {
+		fault("rekeyed_partitions", "want 1 to 10000, got %d", c.RekeyedPartitions)
 	}
 	if c.Replication != -1 && (c.Replication < 1 || c.Replication > math.MaxInt16) {
 		fault("replication", "want -1 (the brokers' default) or at least 1, got %d", c.Replication)

@@ -192,6 +192,9 @@ func (p *partition) deliver() (pipeline.Delivery, error) {
 	if stateful, ok := p.decoder.(formats.Stateful); ok {
 		d.Decoder = stateful.Snapshot()
 	}
+	if dropper, ok := p.decoder.(formats.Dropper); ok {
+		d.Dropped = dropper.Dropped()
+	}
 	d.Decode = time.Since(started)
 	return d, nil
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -25,7 +27,7 @@ const (
 )
 
 // Publisher writes events to anomaly.events.v1, rows that came too late to pipeline.late.v1 and refused messages to
-// pipeline.dlq.v1, at least once.
+// pipeline.dlq.v1, at least once; in a pipeline with the step rekey also all rows to telemetry.rekeyed.v1.
 type Publisher struct {
 	config   PublisherConfig
 	settings pipeline.Settings
@@ -33,6 +35,8 @@ type Publisher struct {
 	events   string
 	late     string
 	dead     string
+	rekeyed  string
+	topics   map[string]int // all that it writes, with the partitions that each gets if it is made
 }
 
 var _ pipeline.Publisher = (*Publisher)(nil)
@@ -42,9 +46,14 @@ func NewPublisher(c PublisherConfig, set pipeline.Settings) (*Publisher, error) 
 	p := &Publisher{
 		config: c, settings: set,
 		events: c.Prefix + schemas.TopicEvents, late: c.Prefix + schemas.TopicLate, dead: c.Prefix + schemas.TopicDeadLetters,
+		rekeyed: c.Prefix + schemas.TopicRekeyed,
+	}
+	p.topics = map[string]int{p.events: c.Partitions, p.late: c.Partitions, p.dead: c.Partitions}
+	if set.Rekeyed {
+		p.topics[p.rekeyed] = c.RekeyedPartitions
 	}
 	p.producer = NewProducer(ProducerConfig{
-		Brokers: c.Brokers, TLS: c.TLS.In(set.Dir), SASL: c.SASL.in(set.Dir), Topics: []string{p.events, p.late, p.dead},
+		Brokers: c.Brokers, TLS: c.TLS.In(set.Dir), SASL: c.SASL.in(set.Dir), Topics: slices.Sorted(maps.Keys(p.topics)),
 		BatchBytes: int(c.BatchBytes), Linger: c.Linger, Timeout: c.RequestTimeout, Log: set.Log,
 	})
 	p.producer.shrink = func(topic string) func(*record) bool {
@@ -59,8 +68,8 @@ func NewPublisher(c PublisherConfig, set pipeline.Settings) (*Publisher, error) 
 // Open makes missing topics if it is told to, and looks them up.
 func (p *Publisher) Open(ctx context.Context) error {
 	if p.config.CreateTopics {
-		for _, name := range []string{p.events, p.late, p.dead} {
-			if err := p.create(ctx, name); err != nil {
+		for _, name := range slices.Sorted(maps.Keys(p.topics)) {
+			if err := p.create(ctx, name, p.topics[name]); err != nil {
 				return err
 			}
 		}
@@ -68,14 +77,14 @@ func (p *Publisher) Open(ctx context.Context) error {
 	return p.producer.Open(ctx)
 }
 
-func (p *Publisher) create(ctx context.Context, name string) error {
+func (p *Publisher) create(ctx context.Context, name string, partitions int) error {
 	var pause backoff
 	refused := 0
 	trouble := outage{log: p.settings.Log, what: "kafka topic", args: []any{"topic", name, "brokers", p.config.Brokers}}
 	for {
 		_, err := p.producer.cluster.topic(ctx, name)
 		if errors.Is(err, errUnknownTopic) {
-			err = p.producer.cluster.create(ctx, name, p.config.Partitions, p.config.Replication, nil)
+			err = p.producer.cluster.create(ctx, name, partitions, p.config.Replication, nil)
 		}
 		switch {
 		case err == nil:

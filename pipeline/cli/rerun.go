@@ -234,12 +234,13 @@ func (c counting) PublishDead(ctx context.Context, letters []pipeline.DeadLetter
 // nobody is a publisher to no topic.
 type nobody struct{}
 
-func (nobody) Open(context.Context) error                               { return nil }
-func (nobody) PublishEvents(context.Context, arrow.Record) error        { return nil }
-func (nobody) PublishLate(context.Context, arrow.Record) error          { return nil }
-func (nobody) PublishDead(context.Context, []pipeline.DeadLetter) error { return nil }
-func (nobody) Flush(context.Context) error                              { return nil }
-func (nobody) Close() error                                             { return nil }
+func (nobody) Open(context.Context) error                                 { return nil }
+func (nobody) PublishEvents(context.Context, arrow.Record) error          { return nil }
+func (nobody) PublishLate(context.Context, arrow.Record) error            { return nil }
+func (nobody) PublishRekeyed(context.Context, string, arrow.Record) error { return nil }
+func (nobody) PublishDead(context.Context, []pipeline.DeadLetter) error   { return nil }
+func (nobody) Flush(context.Context) error                                { return nil }
+func (nobody) Close() error                                               { return nil }
 
 func (e *env) printRerun(r *rerun) {
 	var messages int64

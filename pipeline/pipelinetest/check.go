@@ -142,12 +142,12 @@ func (r *operatorRun) text(t *testing.T, out *Collector) string {
 			t.Fatalf("rows: want the schema of Bind\n%s\ngot\n%s", r.schema, rec.Schema())
 		}
 	}
-	for _, rec := range out.Late {
+	for _, rec := range append(out.Late, out.Rekeyed...) {
 		if !rec.Schema().Equal(schemas.Telemetry()) {
-			t.Fatalf("late rows: want telemetry.v1\n%s\ngot\n%s", schemas.Telemetry(), rec.Schema())
+			t.Fatalf("late and rekeyed rows: want telemetry.v1\n%s\ngot\n%s", schemas.Telemetry(), rec.Schema())
 		}
 	}
-	return WriteTable(out.Rows) + WriteTable(out.Events) + WriteTable(out.Late) +
+	return WriteTable(out.Rows) + WriteTable(out.Events) + WriteTable(out.Late) + WriteTable(out.Rekeyed) +
 		"dropped " + r.settings.Drops.(*Drops).Take() + "\n"
 }
 

@@ -14,9 +14,10 @@ import (
 
 // Collector is an Emitter that keeps what it is given.
 type Collector struct {
-	Rows   []arrow.Record
-	Events []arrow.Record
-	Late   []arrow.Record
+	Rows    []arrow.Record
+	Events  []arrow.Record
+	Late    []arrow.Record
+	Rekeyed []arrow.Record
 	// FailAt makes the nth Emit, counted from 1, and every later one fail with Err. 0 never fails.
 	FailAt int
 	Err    error
@@ -43,6 +44,8 @@ func (c *Collector) Emit(ctx context.Context, output pipeline.Output, batch arro
 		c.Events = append(c.Events, batch)
 	case pipeline.Late:
 		c.Late = append(c.Late, batch)
+	case pipeline.Rekeyed:
+		c.Rekeyed = append(c.Rekeyed, batch)
 	default:
 		batch.Release()
 		return fmt.Errorf("output %d: want one of the contract's", output)
@@ -55,10 +58,10 @@ func (c *Collector) Calls() int { return c.calls }
 
 // Release gives back what was kept.
 func (c *Collector) Release() {
-	for _, batch := range slices.Concat(c.Rows, c.Events, c.Late) {
+	for _, batch := range slices.Concat(c.Rows, c.Events, c.Late, c.Rekeyed) {
 		batch.Release()
 	}
-	c.Rows, c.Events, c.Late = nil, nil, nil
+	c.Rows, c.Events, c.Late, c.Rekeyed = nil, nil, nil, nil
 }
 
 // Drops counts what an operator dropped, by reason.

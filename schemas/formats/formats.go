@@ -38,6 +38,13 @@ type Stateful interface {
 	Restore(snapshot []byte) error
 }
 
+// Dropper is a [Decoder] that leaves rows out on purpose, such as those that it has given before.
+type Dropper interface {
+	Decoder
+	// Dropped gives how many rows it has left out since the last call, by reason; nil for none.
+	Dropped() map[string]int
+}
+
 // Fault is one thing wrong with a format's Config. Path is the user's key. It converts to a pipeline.Fault.
 type Fault struct {
 	Path    string
