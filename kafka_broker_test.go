@@ -19,6 +19,7 @@ func TestRunOnApacheKafka(t *testing.T) {
 	t.Run("stores everything", func(t *testing.T) { runStoresEverything(t, at) })
 	t.Run("bad input", func(t *testing.T) { badInput(t, at) })
 	t.Run("kill loses nothing", func(t *testing.T) { killLosesNothing(t, at) })
+	t.Run("what is stored adds up after kills", func(t *testing.T) { reconcileAfterKills(t, at) })
 	t.Run("broker restart", func(t *testing.T) { brokerRestart(t, broker, at) })
 }
 

@@ -125,8 +125,10 @@ func TestReconcile(t *testing.T) {
 // Scenario: messages that are late, come twice or can't be decoded, among others; the program is killed by itself after it has sent a
 // checkpoint, and again in the recovery, after the ledger's line is written.
 // Guarantees: reconcile finds everything, once, with each message that has no row counted under its reason, as by hand.
-func TestReconcileAfterKills(t *testing.T) {
-	p := newPlant(t, embeddedServers(t), append(untilEnd, "watermark: {step: 3m}", "watermark: {step: 3m, out_of_order: 6m, allowed_lateness: 30m}")...)
+func TestReconcileAfterKills(t *testing.T) { reconcileAfterKills(t, embeddedServers(t)) }
+
+func reconcileAfterKills(t *testing.T, at addresses) {
+	p := newPlant(t, at, append(untilEnd, "watermark: {step: 3m}", "watermark: {step: 3m, out_of_order: 6m, allowed_lateness: 30m}")...)
 	p.makeTopic(t, 2, nil)
 	first := time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC)
 	message := func(tag string, sample int) string {

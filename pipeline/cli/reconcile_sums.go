@@ -35,7 +35,7 @@ func (r *reconciled) count(ctx context.Context, hours []hour) error {
 	found := map[string]stretchSums{}
 	for id, stretches := range byTopic {
 		where, args := r.books.ofTopic(id, id == r.newest, len(topics) == 1)
-		counts, err := r.books.telemetry(ctx, disjoint(stretches), where, args)
+		counts, err := r.books.telemetry(ctx, disjoint(stretches, passOffsets), where, args)
 		if err != nil {
 			return err
 		}
@@ -62,14 +62,17 @@ func (r *reconciled) judge(h *hour, age *age, c counted) {
 	if h.Overlap > 0 { // what was read twice was stored twice
 		s.Missing = max(0, int64(h.Rows[string(pipeline.Telemetry)])-c.Rows)
 	}
+	dropped := int64(0)
 	for reason, n := range h.Counters {
-		if strings.HasPrefix(reason, "dead.") {
+		switch {
+		case strings.HasPrefix(reason, "dead."):
 			s.DeadLetters += n
+		case unstored(reason):
+			dropped += n
 		}
 	}
 	// Drops are counted in rows. Where a message is one row they are messages; where it has several, a message is only gone
 	// if all of its rows are, so that drops are a bound.
-	dropped := h.Counters["rows.duplicate"] + h.Counters["refused."+string(pipeline.Telemetry)]
 	left := s.Messages - s.DeadLetters - s.Stored
 	left -= min(max(left, 0), h.Overlap)
 	several := int64(h.Rows[string(pipeline.Telemetry)])+dropped > s.Messages-s.DeadLetters
@@ -108,6 +111,18 @@ func (r *reconciled) judge(h *hour, age *age, c counted) {
 	}
 	r.Total.add(&s)
 	r.Hours = append(r.Hours, hourJSON{h.Hour, h.Partition, h.TopicID, h.From, h.To, s})
+}
+
+// unstored tells whether a counter of the ledger is of decoded rows that are not in the table telemetry. What is late, has a suspect
+// clock or is history is stored all the same, and what a step drops has been stored before.
+func unstored(reason string) bool {
+	switch reason {
+	case "rows.late", "rows.clock_suspect", "rows.historical":
+		return false
+	case "refused." + string(pipeline.Telemetry), "left_out." + string(pipeline.Telemetry):
+		return true
+	}
+	return strings.HasPrefix(reason, "rows.")
 }
 
 // age says which messages are so old that a table's TTL may have taken their rows.

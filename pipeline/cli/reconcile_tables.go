@@ -112,8 +112,8 @@ type counted struct {
 	Offsets int64 // distinct
 }
 
-// disjoint cuts stretches that overlap, so that each offset is in one.
-func disjoint(list []stretch) []stretch {
+// disjoint cuts stretches that overlap, so that each offset is in one, and none has more offsets than most.
+func disjoint(list []stretch, most int64) []stretch {
 	type edge struct {
 		partition int32
 		at        int64
@@ -131,8 +131,10 @@ func disjoint(list []stretch) []stretch {
 	var cut []stretch
 	open := 0
 	for i, e := range edges {
-		if open > 0 && edges[i-1].at < e.at {
-			cut = append(cut, stretch{e.partition, edges[i-1].at, e.at})
+		if open > 0 {
+			for from := edges[i-1].at; from < e.at; from += most {
+				cut = append(cut, stretch{e.partition, from, min(from+most, e.at)})
+			}
 		}
 		open += e.opens
 	}
@@ -177,7 +179,7 @@ const (
 	passStretches = 2_000
 )
 
-// telemetry counts the rows of stretches. ours is the condition of the runs that wrote them.
+// telemetry counts the rows of stretches, which are in the order of partitions. ours is the condition of the runs that wrote them.
 func (b *books) telemetry(ctx context.Context, stretches []stretch, ours string, args []any) (map[stretch]counted, error) {
 	found := map[stretch]counted{}
 	for len(stretches) > 0 {
@@ -196,18 +198,21 @@ func (b *books) telemetry(ctx context.Context, stretches []stretch, ours string,
 
 func (b *books) pass(ctx context.Context, stretches []stretch, ours string, args []any, found map[stretch]counted) error {
 	var list strings.Builder
+	first, end := stretches[0].from, stretches[0].to
 	for i, s := range stretches {
 		if i > 0 {
 			list.WriteByte(',')
 		}
 		fmt.Fprintf(&list, "(toInt32(%d),toInt64(%d),toInt64(%d))", s.partition, s.from, s.to)
+		first, end = min(first, s.from), max(end, s.to)
 	}
 	rows, err := b.db.Query(ctx, `SELECT p, lo, hi, toInt64(count()), toInt64(uniqExact(k_offset, k_idx)), toInt64(uniqExact(k_offset))
-		FROM (SELECT k_part AS p, k_offset, k_idx FROM telemetry WHERE k_topic = ? AND `+ours+`) AS t
+		FROM (SELECT k_part AS p, k_offset, k_idx FROM telemetry
+			WHERE k_topic = ? AND k_part BETWEEN ? AND ? AND k_offset >= ? AND k_offset < ? AND `+ours+`) AS t
 		ASOF INNER JOIN (SELECT r.1 AS p, r.2 AS lo, r.3 AS hi FROM (SELECT arrayJoin([`+list.String()+`]) AS r)) AS s
 			ON t.p = s.p AND t.k_offset >= s.lo
 		WHERE k_offset < hi
-		GROUP BY p, lo, hi`, append([]any{b.topic}, args...)...)
+		GROUP BY p, lo, hi`, append([]any{b.topic, stretches[0].partition, stretches[len(stretches)-1].partition, first, end}, args...)...)
 	if err != nil {
 		return err
 	}
@@ -244,17 +249,19 @@ type derived struct {
 	Doubled int64 // rows with the key of another
 }
 
-// derivedKeys are what makes a row of a derived table one, and the month that a table is partitioned by.
-var derivedKeys = map[pipeline.Table]struct{ key, month string }{
-	pipeline.Predictions: {"asset, window_start, window_end, model, model_version, revision, backfill", "toYYYYMM(ts)"},
-	pipeline.EventsTable: {"event_id, event_seq", "toYYYYMM(event_ts)"},
+// keyOf is what makes a row of a derived table one, and the month that the table is partitioned by.
+func keyOf(table pipeline.Table) (key, month string) {
+	if table == pipeline.EventsTable {
+		return "event_id, event_seq", "toYYYYMM(event_ts)"
+	}
+	return "asset, window_start, window_end, model, model_version, revision, backfill", "toYYYYMM(ts)"
 }
 
 // derived counts the rows of a derived table, month by month, so that what a query must remember is bounded.
 func (b *books) derived(ctx context.Context, table pipeline.Table) (map[int32]derived, error) {
-	of := derivedKeys[table]
+	key, byMonth := keyOf(table)
 	fail := func(err error) (map[int32]derived, error) { return nil, fmt.Errorf("table %s: %w", table, err) }
-	months, err := collectColumn[uint32](ctx, b.db, fmt.Sprintf("SELECT DISTINCT %s FROM %s WHERE k_topic = ?", of.month, table), b.topic)
+	months, err := collectColumn[uint32](ctx, b.db, fmt.Sprintf("SELECT DISTINCT %s FROM %s WHERE k_topic = ?", byMonth, table), b.topic)
 	if err != nil {
 		return fail(err)
 	}
@@ -264,7 +271,7 @@ func (b *books) derived(ctx context.Context, table pipeline.Table) (map[int32]de
 	for _, month := range months {
 		rows, err := b.db.Query(ctx, fmt.Sprintf(`SELECT k_part, toInt64(countIf((run, seq) IN (SELECT run, seq FROM checkpoints WHERE %s))),
 				toInt64(count() - uniqExact(%s))
-			FROM %s WHERE k_topic = ? AND %s AND %s = %d GROUP BY k_part`, where, of.key, table, notOthers, of.month, month), args...)
+			FROM %s WHERE k_topic = ? AND %s AND %s = %d GROUP BY k_part`, where, key, table, notOthers, byMonth, month), args...)
 		if err != nil {
 			return fail(err)
 		}

@@ -67,6 +67,11 @@ func TestHoursAddUp(t *testing.T) {
 			counted{3, 3, 3}, 6, sums{Messages: 10, Stored: 3, Expired: 6, Unaccounted: 1, Missing: 1, Rows: 3}, "1 messages are neither",
 		},
 		{
+			"a sink without the table, and rows that a format left out",
+			hour{From: 0, To: 10, Offsets: 10, Messages: 10, Counters: map[string]int64{"left_out.telemetry": 7, "rows.seen": 3, "left_out.predictions": 4}},
+			counted{}, 0, sums{Messages: 10, Dropped: 10}, "",
+		},
+		{
 			"a gap", hour{From: 5, To: 6, Offsets: 1, Messages: 1, Gap: 4, Rows: map[string]uint64{"telemetry": 1}},
 			counted{1, 1, 1}, 0, sums{Messages: 1, Stored: 1, Rows: 1}, "4 offsets before them are in no checkpoint",
 		},
@@ -106,11 +111,11 @@ func sameSums(a, b *sums) bool {
 }
 
 // Scenario: stretches that touch, overlap, repeat and lie apart, on two partitions.
-// Guarantees: the cuts cover each offset once, and a stretch has the sum of its cuts.
+// Guarantees: the cuts cover each offset once, none is longer than allowed, and a stretch has the sum of its cuts.
 func TestDisjointStretches(t *testing.T) {
 	list := []stretch{{0, 0, 100}, {0, 90, 120}, {0, 120, 130}, {0, 0, 100}, {0, 200, 210}, {1, 50, 60}, {1, 70, 70}}
-	cut := disjoint(list)
-	want := []stretch{{0, 0, 90}, {0, 90, 100}, {0, 100, 120}, {0, 120, 130}, {0, 200, 210}, {1, 50, 60}}
+	cut := disjoint(list, 80)
+	want := []stretch{{0, 0, 80}, {0, 80, 90}, {0, 90, 100}, {0, 100, 120}, {0, 120, 130}, {0, 200, 210}, {1, 50, 60}}
 	if !slices.Equal(cut, want) {
 		t.Fatalf("got %v, want %v", cut, want)
 	}
