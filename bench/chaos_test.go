@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -136,5 +137,31 @@ func TestWaitsEnd(t *testing.T) {
 	err := within(t.Context(), time.Millisecond, "godot", func() (bool, error) { return false, os.ErrNotExist })
 	if err == nil || !strings.Contains(err.Error(), "godot") || !strings.Contains(err.Error(), os.ErrNotExist.Error()) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Scenario: the CPU time of this process, as the kernel gives it in two ways, and that of the machine.
+// Guarantees: both ways agree but for their grain, and a part is not more than the whole.
+func TestCPUTimes(t *testing.T) {
+	var before, after syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &before); err != nil {
+		t.Fatal(err)
+	}
+	ours, err := cpuOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := busy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &after); err != nil {
+		t.Fatal(err)
+	}
+	// Each of user and system time may be a tick short.
+	low := time.Duration(before.Utime.Nano()+before.Stime.Nano()) - 2*userTick
+	high := time.Duration(after.Utime.Nano() + after.Stime.Nano())
+	if ours < low || ours > high || ours > all {
+		t.Errorf("want %v to %v of at most %v, got %v", low, high, all, ours)
 	}
 }

@@ -128,6 +128,57 @@ func peakRSS(pid int) (int64, error) {
 	return 0, nil // a process that is ending has none
 }
 
+// userTick is the unit of the kernel's CPU times, USER_HZ (proc(5)), which is the same on every Linux of this architecture.
+const userTick = time.Second / 100
+
+// busy is the time that all processors of the machine have worked since its start (proc(5), /proc/stat).
+func busy() (time.Duration, error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(first)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return 0, fmt.Errorf("/proc/stat: want the sums of all processors, got %q", first)
+	}
+	var sum int64
+	for i, field := range fields[1:9] {
+		if i == 3 || i == 4 { // idle, and waiting for a disk
+			continue
+		}
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/stat: %w", err)
+		}
+		sum += n
+	}
+	return time.Duration(sum) * userTick, nil
+}
+
+// cpuOf is the CPU time of a process that runs (proc(5), /proc/PID/stat).
+func cpuOf(pid int) (time.Duration, error) {
+	path := fmt.Sprintf("/proc/%d/stat", pid)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	// The name is in parentheses and may hold anything; utime and stime are the 12th and 13th field after it.
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("%s: want 13 fields after the name, got %d", path, len(fields))
+	}
+	user, err := strconv.ParseInt(fields[11], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	system, err := strconv.ParseInt(fields[12], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return time.Duration(user+system) * userTick, nil
+}
+
 // within asks until the answer is yes. An answer with an error is asked again, and shown if time runs out.
 func within(ctx context.Context, limit time.Duration, what string, ask func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)

@@ -68,7 +68,10 @@ type w1Run struct {
 	Seconds     float64 `json:"seconds"`
 	CPUSeconds  float64 `json:"cpu_seconds"`
 	PeakRSS     int64   `json:"peak_rss_bytes"`
-	Checkpoints int64   `json:"checkpoints"` // 0 with at_least_once, which keeps no ledger
+	Checkpoints int64   `json:"checkpoints"`
+	// Others is the share of all processors that programs used which have nothing to do with the run. From a few percent on
+	// the time says little.
+	Others float64 `json:"others_share"`
 }
 
 // w1Delivery are the medians of one delivery.
@@ -76,6 +79,7 @@ type w1Delivery struct {
 	RecordsPerSecond float64 `json:"records_per_second"`
 	CPUPerMillion    float64 `json:"cpu_seconds_per_million"`
 	PeakRSS          int64   `json:"peak_rss_bytes"`
+	Others           float64 `json:"others_share"`
 }
 
 func w1Command(ctx context.Context, flags *flag.FlagSet, args []string, log io.Writer) (any, []string, error) {
@@ -196,7 +200,8 @@ func w1(ctx context.Context, c w1Config) (_ *w1Result, err error) {
 			}
 		}
 		now.Ratio = now.AtLeast.Seconds / now.Exactly.Seconds
-		r.say("round %d: exactly once %.2f s, at least once %.2f s, ratio %.3f", round+1, now.Exactly.Seconds, now.AtLeast.Seconds, now.Ratio)
+		r.say("round %d: exactly once %.2f s, at least once %.2f s, ratio %.3f; other programs used %.0f %% and %.0f %%", round+1,
+			now.Exactly.Seconds, now.AtLeast.Seconds, now.Ratio, 100*now.Exactly.Others, 100*now.AtLeast.Others)
 		result.Rounds = append(result.Rounds, now)
 	}
 	result.summarize()
@@ -226,6 +231,10 @@ func w1Measure(ctx context.Context, r *rig, file pipelineFile, delivery string, 
 	if err != nil {
 		return run, err
 	}
+	busyBefore, oursBefore, err := r.cpuTimes()
+	if err != nil {
+		return run, err
+	}
 	begin := time.Now()
 	if err := r.launch(m, ""); err != nil {
 		return run, err
@@ -244,6 +253,12 @@ func w1Measure(ctx context.Context, r *rig, file pipelineFile, delivery string, 
 		return run, fmt.Errorf("%s ended with %d, see %s", m.name, code, m.child.log)
 	}
 	run.Seconds, run.CPUSeconds = m.child.end.Sub(begin).Seconds(), m.child.cpu().Seconds()
+	busyAfter, oursAfter, err := r.cpuTimes()
+	if err != nil {
+		return run, err
+	}
+	others := (busyAfter - busyBefore) - (oursAfter - oursBefore) - m.child.cpu()
+	run.Others = max(0, others.Seconds()/time.Since(begin).Seconds()/float64(runtime.NumCPU()))
 	q := r.clickhouse.queries()
 	var stored struct{ Rows, Places, Checkpoints int64 }
 	if err := q.row(ctx, fmt.Sprintf("SELECT count() AS Rows, uniqExact(k_part, k_offset, k_idx) AS Places FROM %s.telemetry", file.Database), &stored); err != nil {
@@ -252,13 +267,26 @@ func w1Measure(ctx context.Context, r *rig, file pipelineFile, delivery string, 
 	if stored.Rows != rows || stored.Places != rows {
 		return run, fmt.Errorf("%s: want %d rows, got %d with %d places: a time of wrong results says nothing", m.name, rows, stored.Rows, stored.Places)
 	}
-	if delivery == pipeline.ExactlyOnce {
-		if err := q.row(ctx, fmt.Sprintf("SELECT uniqExact(run, seq) AS Checkpoints FROM %s.checkpoints", file.Database), &stored); err != nil {
-			return run, err
-		}
-		run.Checkpoints = stored.Checkpoints
+	if err := q.row(ctx, fmt.Sprintf("SELECT uniqExact(run, seq) AS Checkpoints FROM %s.checkpoints", file.Database), &stored); err != nil {
+		return run, err
 	}
+	run.Checkpoints = stored.Checkpoints
 	return run, r.drop(ctx, file.Database)
+}
+
+// cpuTimes are those of the whole machine, and of the servers and this process.
+func (r *rig) cpuTimes() (all, ours time.Duration, err error) {
+	if all, err = busy(); err != nil {
+		return 0, 0, err
+	}
+	for _, pid := range []int{r.broker.Pid(), r.clickhouse.Pid(), os.Getpid()} {
+		one, err := cpuOf(pid)
+		if err != nil {
+			return 0, 0, err
+		}
+		ours += one
+	}
+	return all, ours, nil
 }
 
 // drop removes a database, so that the next run finds the server as this one did.
@@ -297,6 +325,7 @@ func medians(runs []w1Run, records int64) w1Delivery {
 	return w1Delivery{
 		RecordsPerSecond: medianOf(runs, func(run w1Run) float64 { return float64(records) / run.Seconds }),
 		CPUPerMillion:    medianOf(runs, func(run w1Run) float64 { return run.CPUSeconds / million }),
+		Others:           medianOf(runs, func(run w1Run) float64 { return run.Others }),
 		PeakRSS:          int64(medianOf(runs, func(run w1Run) float64 { return float64(run.PeakRSS) })),
 	}
 }
