@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tailrace/tailrace/pipeline/state"
@@ -161,16 +162,29 @@ func TestWatermark(t *testing.T) {
 	}
 }
 
-// Scenario: the sink refuses a checkpoint for good.
-// Guarantees: Run ends with that error, and commits nothing.
-func TestSinkErrorEndsRun(t *testing.T) {
+// Scenario: the sink gives a checkpoint up, once with a fault of the configuration, and for a while with something else.
+// Guarantees: the first ends the run with that error and no progress; with the second the partitions wait, the log says so
+// once, and in the end everything is stored.
+func TestSinkGivesUp(t *testing.T) {
 	w := newWorld(t)
-	w.sinkErr = errors.New("type mismatch")
+	w.sinkErr = fmt.Errorf("%w: no such table", ErrConfig)
 	w.partitions = map[int32][]delivery{0: {{ts: ramp(1, 10)}}}
 	err := w.engine(nil).Run(t.Context())
 	if at := w.committed(); !errors.Is(err, w.sinkErr) || at[0] != 0 {
 		t.Errorf("error %v, committed %v: want the sink's error and no progress", err, at)
 	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.bounded, w.partitions = true, map[int32][]delivery{0: {{ts: ramp(1, 10)}}}
+		w.sinkErr = errors.New("refuses more than 1000 rows")
+		time.AfterFunc(time.Minute, func() { w.mu.Lock(); defer w.mu.Unlock(); w.sinkErr = nil })
+		if err := w.engine(nil).Run(t.Context()); err != nil || len(w.stored(Telemetry)) != 10 {
+			t.Errorf("want 10 rows stored, got %d and %v", len(w.stored(Telemetry)), err)
+		}
+		if n := strings.Count(w.log.String(), "its partitions wait"); n != 1 {
+			t.Errorf("want the trouble said once, got %d times", n)
+		}
+	})
 }
 
 func waitFor(t *testing.T, what func() bool) {

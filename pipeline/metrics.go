@@ -27,6 +27,7 @@ type Metrics struct {
 	blobs       prometheus.Counter
 	blobBytes   prometheus.Counter
 	storeFaults prometheus.Counter
+	sinkFaults  prometheus.Counter
 	restores    prometheus.Counter
 	recoveries  prometheus.Counter
 	drops       *prometheus.CounterVec
@@ -72,6 +73,8 @@ func newMetrics(ready func() float64) *Metrics {
 			Name: "tailrace_state_bytes_total", Help: "Bytes of these blobs."}),
 		storeFaults: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tailrace_state_faults_total", Help: "Attempts at the state store that failed and were tried again."}),
+		sinkFaults: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tailrace_stuck_checkpoints_total", Help: "Attempts at a checkpoint that the sink gave up and the engine tried again."}),
 		restores: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tailrace_state_restores_total", Help: "Partitions that went on with the state of a blob."}),
 		recoveries: prometheus.NewCounter(prometheus.CounterOpts{
@@ -109,7 +112,7 @@ func newMetrics(ready func() float64) *Metrics {
 	works := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "tailrace_ready", Help: "1 while the pipeline works, as /readyz says, else 0."}, ready)
 	m.Registry.MustRegister(works, held, waits, m.messages, m.bytes, m.lag, m.eventTime, m.lateRows, m.judgedRows, m.blobs,
-		m.blobBytes, m.storeFaults, m.restores, m.recoveries, m.drops, m.deadLetters, m.eventCount,
+		m.blobBytes, m.storeFaults, m.sinkFaults, m.restores, m.recoveries, m.drops, m.deadLetters, m.eventCount,
 		m.storedRows, m.checkpoints, m.appendToIns, m.stepTime, m.stepRows, m.stages, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -190,6 +193,7 @@ func (m *Metrics) blob(bytes int) {
 }
 
 func (m *Metrics) storeFault() { m.storeFaults.Inc() }
+func (m *Metrics) sinkFault()  { m.sinkFaults.Inc() }
 func (m *Metrics) restored()   { m.restores.Inc() }
 func (m *Metrics) recovered()  { m.recoveries.Inc() }
 

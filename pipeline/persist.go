@@ -14,37 +14,27 @@ import (
 	"github.com/tailrace/tailrace/schemas/formats"
 )
 
-// The waits between attempts at the state store: after an outage the pipeline is back within seconds.
+// The waits between attempts at the state store and, when the sink has given up, at the sink: after an outage the pipeline
+// is back within seconds.
 const (
-	persistMin = 100 * time.Millisecond
-	persistMax = 5 * time.Second
+	patienceMin = 100 * time.Millisecond
+	patienceMax = 5 * time.Second
 )
 
-// persist tries f until it works, ctx ends, or it says what no retry mends. The log has one line when it fails and one when it
-// works again.
-func (e *Engine) persist(ctx context.Context, trouble string, f func(context.Context) error) error {
-	wait := persistMin
-	for failed := false; ; failed = true {
+// patiently tries f until it works, ctx ends, or it says what no retry mends. failed is told of each failure, from 1.
+func patiently(ctx context.Context, failed func(n int, err error), f func(context.Context) error) error {
+	wait := patienceMin
+	for n := 1; ; n++ {
 		err := f(ctx)
-		if err == nil {
-			if failed {
-				e.env.Log.Info("the state store works again")
-			}
-			return nil
-		}
 		switch {
-		case errors.Is(err, state.ErrNotFound), errors.Is(err, state.ErrCorrupt), errors.Is(err, ErrConfig):
+		case err == nil, errors.Is(err, state.ErrNotFound), errors.Is(err, state.ErrCorrupt), errors.Is(err, ErrConfig):
 			return err
 		case errors.Is(err, state.ErrRelease):
 			return fmt.Errorf("%w: %w", ErrConfig, err)
-		}
-		if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
-		e.metrics.storeFault()
-		if !failed {
-			e.env.Log.Warn(trouble+", trying again", "error", err)
-		}
+		failed(n, err)
 		timer := time.NewTimer(wait/2 + rand.N(wait/2))
 		select {
 		case <-timer.C:
@@ -52,8 +42,43 @@ func (e *Engine) persist(ctx context.Context, trouble string, f func(context.Con
 			timer.Stop()
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
-		wait = min(2*wait, persistMax)
+		wait = min(2*wait, patienceMax)
 	}
+}
+
+// persist has f use the state store, patiently. The log has one line when it fails and one when it works again.
+func (e *Engine) persist(ctx context.Context, trouble string, f func(context.Context) error) error {
+	troubled := false
+	err := patiently(ctx, func(n int, err error) {
+		e.metrics.storeFault()
+		if troubled = true; n == 1 {
+			e.env.Log.Warn(trouble+", trying again", "error", err)
+		}
+	}, f)
+	if err == nil && troubled {
+		e.env.Log.Info("the state store works again")
+	}
+	return err
+}
+
+// write has the sink store a checkpoint. A sink retries what may pass by itself; what else it says, such as that too many rows
+// are refused, is about the data or the server, and ends no process: the partitions wait, and a person is told.
+func (e *Engine) write(ctx context.Context, cp *Checkpoint) (written Written, err error) {
+	troubled := false
+	err = patiently(ctx, func(n int, err error) {
+		cp.Resent = true // part of it may be stored
+		e.metrics.sinkFault()
+		if troubled = true; n == 1 {
+			e.env.Log.Error("a checkpoint can't be stored, its partitions wait, trying again", "checkpoint", cp.Seq, "error", err)
+		}
+	}, func(ctx context.Context) (err error) {
+		written, err = e.sink.Write(ctx, cp)
+		return err
+	})
+	if err == nil && troubled {
+		e.env.Log.Info("checkpoints are stored again")
+	}
+	return written, err
 }
 
 // load reads a blob, or finds it among those that were read.

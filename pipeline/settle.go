@@ -175,7 +175,7 @@ func (g *generation) send(ctx context.Context, s *settlement, prefix string, pub
 	var written Written
 	if s.rows > 0 {
 		err := e.timed(ctx, "insert", func(ctx context.Context) (err error) {
-			written, err = e.sink.Write(ctx, &s.cp)
+			written, err = e.write(ctx, &s.cp)
 			return err
 		})
 		if err != nil {

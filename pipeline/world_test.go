@@ -366,10 +366,10 @@ func (s *worldSink) Write(ctx context.Context, c *Checkpoint) (Written, error) {
 			return Written{}, context.Cause(ctx)
 		}
 	}
-	if s.sinkErr != nil {
-		return Written{}, s.sinkErr
-	}
 	w := (*world)(s)
+	if err := w.sinkFault(); err != nil {
+		return Written{}, err
+	}
 	for _, table := range tableOrder {
 		for _, part := range c.Parts[table] {
 			key := fmt.Sprintf("%x/%06d/%s/%d", c.Run, c.Seq, table, part.Partition)
@@ -399,6 +399,12 @@ func (s *worldSink) Write(ctx context.Context, c *Checkpoint) (Written, error) {
 		}
 	}
 	return Written{}, nil
+}
+
+func (w *world) sinkFault() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sinkErr
 }
 
 func (w *world) countLate(table Table, b arrow.Record) {
