@@ -28,7 +28,8 @@ func chaosCommand(ctx context.Context, flags *flag.FlagSet, args []string, log i
 	flags.IntVar(&c.assets, "assets", 24, "assets of the load")
 	flags.DurationVar(&c.away, "away", 2*time.Minute, "how long ClickHouse is away or hung")
 	flags.TextVar(&c.memory, "memory", c.memory, "limits.memory of each process")
-	flags.StringVar(&c.delivery, "delivery", pipeline.ExactlyOnce, "checkpoint.delivery; another than exactly_once shows that the gates fail")
+	flags.StringVar(&c.delivery, "delivery", pipeline.ExactlyOnce,
+		"checkpoint.delivery; another than exactly_once shows that the gates fail")
 	flags.StringVar(&c.dir, "dir", "", "folder for data and logs, which is kept; a temporary one if empty")
 	var err error
 	if c.log, err = parse(flags, args, log); err != nil {

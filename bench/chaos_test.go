@@ -14,11 +14,14 @@ import (
 // good is a run that is as it must be.
 func good() chaosResult {
 	r := chaosResult{
-		Benchmark: "chaos", Scenario: scenarioKills, Produced: 105, DeadLetters: 3, MemoryBudget: 1000, PeakHeld: 900, Recoveries: 5,
+		Benchmark: "chaos", Scenario: scenarioKills, Produced: 105, DeadLetters: 3, MemoryBudget: 1000, PeakHeld: 900,
+		Recoveries: 5,
 		RecoveryMS: spread{P50: 3000, Max: 20_000}, KillsByProcess: map[string]int{ofRun: 16, ofBroker: 2, ofClickHouse: 2},
 		KillsByStep: map[string]int{randomKill: 2}, Faults: []string{},
 	}
-	r.comparison = comparison{Rows: 100, Windows: 10, Revised: 2, Events: 4, Counters: map[string]int64{"rows.duplicate": 2}}
+	r.comparison = comparison{
+		Rows: 100, Windows: 10, Revised: 2, Events: 4, Counters: map[string]int64{"rows.duplicate": 2},
+	}
 	for _, step := range append(checkpointSteps(), recoverySteps()...) {
 		r.KillsByStep[step] = 1
 	}
@@ -73,7 +76,8 @@ func TestChaosJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{
-		"produced", "telemetry_lost", "telemetry_doubled", "windows_missing", "windows_differ", "predictions_doubled", "events_missing",
+		"produced", "telemetry_lost", "telemetry_doubled", "windows_missing", "windows_differ", "predictions_doubled",
+		"events_missing",
 		"recoveries", "peak_held_bytes", "memory_budget_bytes",
 	} {
 		if _, ok := got[key].(float64); !ok {
@@ -81,7 +85,8 @@ func TestChaosJSON(t *testing.T) {
 		}
 	}
 	for key, inner := range map[string]string{
-		"recovery_ms": "p50", "broker_recovery_ms": "max", "clickhouse_recovery_ms": "max", "kills_by_process": "run", "kills_by_step": "plan",
+		"recovery_ms": "p50", "broker_recovery_ms": "max", "clickhouse_recovery_ms": "max", "kills_by_process": "run",
+		"kills_by_step": "plan",
 	} {
 		m, _ := got[key].(map[string]any)
 		if _, ok := m[inner].(float64); !ok {

@@ -26,8 +26,8 @@ type child struct {
 	end  time.Time
 }
 
-// startChild runs a program whose output is appended to a file; env is added to the environment. The kernel kills it when
-// this process ends, however that happens.
+// startChild runs a program whose output is appended to a file; env is added to the environment. The kernel kills it
+// when this process ends, however that happens.
 func startChild(name, log string, env []string, program string, args ...string) (*child, error) {
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -128,7 +128,8 @@ func peakRSS(pid int) (int64, error) {
 	return 0, nil // a process that is ending has none
 }
 
-// userTick is the unit of the kernel's CPU times, USER_HZ (proc(5)), which is the same on every Linux of this architecture.
+// userTick is the unit of the kernel's CPU times, USER_HZ (proc(5)), which is the same on every Linux of this
+// architecture.
 const userTick = time.Second / 100
 
 // busy is the time that all processors of the machine have worked since its start (proc(5), /proc/stat).
@@ -223,7 +224,8 @@ func buildProgram(ctx context.Context, dir string) (string, error) {
 	program := filepath.Join(dir, "tailrace")
 	build := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/tailrace/tailrace")
 	if said, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build tailrace (run this in the repository's root): %w: %s", err, strings.TrimSpace(string(said)))
+		return "", fmt.Errorf("build tailrace (run this in the repository's root): %w: %s", err,
+			strings.TrimSpace(string(said)))
 	}
 	return program, nil
 }

@@ -14,7 +14,7 @@ const scoreApart = "1e-5"
 type comparison struct {
 	TelemetryLost    int64 `json:"telemetry_lost"`
 	TelemetryDoubled int64 `json:"telemetry_doubled"` // rows beyond the first of one (k_topic, k_part, k_offset, k_idx)
-	TelemetryDiffer  int64 `json:"telemetry_differ"`  // rows of one lineage with other contents, or that only the disturbed run has
+	TelemetryDiffer  int64 `json:"telemetry_differ"`  // rows with other contents, or that only the disturbed run has
 
 	WindowsMissing     int64 `json:"windows_missing"`
 	WindowsDiffer      int64 `json:"windows_differ"`      // in the highest revision, or that only the disturbed run has
@@ -38,7 +38,8 @@ type comparison struct {
 // compare reads both databases, which one server holds.
 func compare(ctx context.Context, q *queries, disturbed, undisturbed string) (c comparison, err error) {
 	for _, sql := range []string{
-		telemetrySQL(disturbed, undisturbed), predictionsSQL(disturbed, undisturbed), doubledSQL(disturbed), eventsSQL(disturbed, undisturbed),
+		telemetrySQL(disturbed, undisturbed), predictionsSQL(disturbed, undisturbed), doubledSQL(disturbed),
+		eventsSQL(disturbed, undisturbed),
 	} {
 		err = errors.Join(err, q.row(ctx, sql, &c))
 	}
@@ -66,8 +67,8 @@ type ledger struct {
 	Counters map[string]int64
 }
 
-// missing is how many messages are in no place: not stored as a row (each has one), no dead letter, no double; or not in the
-// ledger, as the other run's has them.
+// missing is how many messages are in no place: not stored as a row (each has one), no dead letter, no double; or not
+// in the ledger, as the other run's has them.
 func (l *ledger) missing(other ledger) int64 {
 	elsewhere := l.Counters["rows.duplicate"]
 	for key, n := range l.Counters {
@@ -80,14 +81,16 @@ func (l *ledger) missing(other ledger) int64 {
 }
 
 func ledgerSQL(database string) string {
-	return fmt.Sprintf("SELECT toInt64(sum(messages)) AS Messages, toInt64(sumMap(rows)['telemetry']) AS Rows, sumMap(counters) AS Counters FROM %s.checkpoints",
+	return fmt.Sprintf("SELECT toInt64(sum(messages)) AS Messages, toInt64(sumMap(rows)['telemetry']) AS Rows, "+
+		"sumMap(counters) AS Counters FROM %s.checkpoints",
 		database)
 }
 
 // telemetrySQL compares by lineage. Columns of arrival and of the checkpoint are another run's own.
 func telemetrySQL(disturbed, undisturbed string) string {
 	const side = "SELECT k_topic, k_part, k_offset, k_idx, %d AS side, " +
-		"cityHash64(toString((ts, ts_kind, asset, tag, vtype, value, value_int, value_str, quality, status, flags, unit, src, src_seq))) AS h " +
+		"cityHash64(toString((ts, ts_kind, asset, tag, vtype, value, value_int, value_str, quality, status, flags, unit, " +
+		"src, src_seq))) AS h " +
 		"FROM %s.telemetry"
 	return fmt.Sprintf(`SELECT
     countIf(d = 0) AS telemetry_lost,
@@ -108,7 +111,8 @@ const windowKey = "asset, window_start, window_end, model, model_version"
 func predictionsSQL(disturbed, undisturbed string) string {
 	// A map of the newest row would have no order of its keys.
 	newest := func(database string) string {
-		return "SELECT " + windowKey + ", max(revision) AS revised, argMax((ts, n, coverage, reason, threshold, is_anomaly, backfill, " +
+		return "SELECT " + windowKey + ", max(revision) AS revised, " +
+			"argMax((ts, n, coverage, reason, threshold, is_anomaly, backfill, " +
 			"k_topic, k_part, k_first, k_last), revision) AS exact, argMax((score, score_smooth), revision) AS scores, " +
 			"argMax(mapSort(outputs), revision) AS outs, argMax(mapSort(contrib), revision) AS shares, 1 AS present " +
 			"FROM " + database + ".predictions GROUP BY " + windowKey
@@ -126,7 +130,9 @@ func predictionsSQL(disturbed, undisturbed string) string {
 			column, column, near("a", "b"), column, column, column, column, column)
 	}
 	// Tuples with a null are equal to nothing, their texts are.
-	same := strings.Join([]string{"toString(d.exact) = toString(u.exact)", score(1), score(2), floats("outs"), floats("shares")}, " AND ")
+	same := strings.Join([]string{
+		"toString(d.exact) = toString(u.exact)", score(1), score(2), floats("outs"), floats("shares"),
+	}, " AND ")
 	return fmt.Sprintf(`SELECT
     countIf(d.present = 0) AS windows_missing,
     countIf(u.present = 0 OR d.present = 1 AND NOT (%s)) AS windows_differ,
@@ -137,15 +143,17 @@ FROM (%s) AS d FULL OUTER JOIN (%s) AS u USING (%s)`, same, newest(disturbed), n
 
 // doubledSQL counts rows that are there again.
 func doubledSQL(database string) string {
-	return fmt.Sprintf("SELECT toInt64(sum(n - 1)) AS predictions_doubled FROM (SELECT toInt64(count()) AS n FROM %s.predictions GROUP BY %s, revision)",
+	return fmt.Sprintf("SELECT toInt64(sum(n - 1)) AS predictions_doubled FROM (SELECT toInt64(count()) AS n FROM "+
+		"%s.predictions GROUP BY %s, revision)",
 		database, windowKey)
 }
 
-// eventsSQL compares openings and closings. The pipeline's id is in event_id and in the JSON, so those differ; so do scores by a
-// little. What an event says of time and place is exact.
+// eventsSQL compares openings and closings. The pipeline's id is in event_id and in the JSON, so those differ; so do
+// scores by a little. What an event says of time and place is exact.
 func eventsSQL(disturbed, undisturbed string) string {
-	const side = "SELECT asset, detector, onset_ts, event_seq, %d AS side, cityHash64(toString((status, signal, class, event_ts, " +
-		"cleared_ts, peak_ts, score_kind, model, model_version, model_sha256, window_start, window_end, window_n, backfill, test, " +
+	const side = "SELECT asset, detector, onset_ts, event_seq, %d AS side, " +
+		"cityHash64(toString((status, signal, class, event_ts, cleared_ts, peak_ts, score_kind, model, model_version, " +
+		"model_sha256, window_start, window_end, window_n, backfill, test, " +
 		"k_topic, k_part, k_first, k_last))) AS h FROM %s.anomaly_events"
 	return fmt.Sprintf(`SELECT
     countIf(d = 0) AS events_missing,
@@ -160,7 +168,8 @@ FROM (
 
 // numbersSQL counts the distinct numbers that the values carry, as numberOf reads them.
 func numbersSQL(database string) string {
-	return fmt.Sprintf("SELECT uniqExact(toInt64(round((value / %[1]g - floor(value / %[1]g)) * %[1]g / %[2]g))) AS N FROM %[3]s.telemetry",
+	return fmt.Sprintf("SELECT uniqExact(toInt64(round((value / %[1]g - floor(value / %[1]g)) * %[1]g / %[2]g))) AS N "+
+		"FROM %[3]s.telemetry",
 		valueGrain, numberGrain, database)
 }
 

@@ -39,8 +39,8 @@ func (a action) failpoint() string { return fmt.Sprintf("%s:%d", a.step, a.times
 // fullDeck is the least number of kills that hit every step and every kind of process.
 const fullDeck = 20
 
-// newDeck makes kills kills in a random order. From fullDeck on each step is hit and each kind of process several times; a
-// smaller deck has one of each kind of action and as many steps as fit.
+// newDeck makes kills kills in a random order. From fullDeck on each step is hit and each kind of process several
+// times; a smaller deck has one of each kind of action and as many steps as fit.
 func newDeck(kills int, random *rand.Rand) []action {
 	steps, recover, open := checkpointSteps(), recoverySteps(), openers()
 	random.Shuffle(len(steps), func(i, j int) { steps[i], steps[j] = steps[j], steps[i] })

@@ -8,8 +8,8 @@ import (
 )
 
 // Scenario: decks of any number of kills and any seed.
-// Guarantees: there are as many kills as asked, each kind of process has one; a full deck hits every step, and a recovery's step
-// comes right after one that leaves a plan open.
+// Guarantees: there are as many kills as asked, each kind of process has one; a full deck hits every step, and a
+// recovery's step comes right after one that leaves a plan open.
 func TestDeck(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		kills := rapid.IntRange(4, 200).Draw(t, "kills")

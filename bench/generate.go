@@ -12,8 +12,8 @@ import (
 	"github.com/tailrace/tailrace/schemas/formats/jsontelemetry"
 )
 
-// GeneratorConfig is the telemetry of a plant: every asset sends all tags at every step of event time, and some rows come
-// late, twice or broken.
+// GeneratorConfig is the telemetry of a plant: every asset sends all tags at every step of event time, and some rows
+// come late, twice or broken.
 type GeneratorConfig struct {
 	Seed   uint64
 	Assets int
@@ -21,8 +21,9 @@ type GeneratorConfig struct {
 	Start  time.Time // event time of the first step
 	Step   time.Duration
 
-	// Shares of the rows, each from 0 to 1. A late row is sent some steps after its time: up to OutOfOrder (it is in time
-	// all the same), up to OutOfOrder and AllowedLateness together (it corrects a result), or up to MaxDelay (it is too late).
+	// Shares of the rows, each from 0 to 1. A late row is sent some steps after its time: up to OutOfOrder (it is in
+	// time all the same), up to OutOfOrder and AllowedLateness together (it corrects a result), or up to MaxDelay (it is
+	// too late).
 	InTime, Correcting, TooLate float64
 	Duplicate                   float64 // of rows that are sent again, byte by byte
 	Malformed                   float64 // of messages beside the rows that are no JSON
@@ -34,15 +35,15 @@ type GeneratorConfig struct {
 	ExcursionSteps int
 }
 
-// Tag is a signal whose values lie around Mean. Normal operation stays within a third of Deviation; an excursion moves the
-// first quarter of the tags by six of them.
+// Tag is a signal whose values lie around Mean. Normal operation stays within a third of Deviation; an excursion
+// moves the first quarter of the tags by six of them.
 type Tag struct {
 	Name            string
 	Mean, Deviation float64
 }
 
-// A value carries the number of its row below its own digits: a multiple of valueGrain and number*numberGrain. For values
-// under maxValue both are exact in a float64.
+// A value carries the number of its row below its own digits: a multiple of valueGrain and number*numberGrain. For
+// values under maxValue both are exact in a float64.
 const (
 	valueGrain  = 1e-4
 	numberGrain = 1e-11
@@ -155,8 +156,8 @@ func NewGenerator(c GeneratorConfig) *Generator {
 	return g
 }
 
-// Next gives the next message, whose memory is the caller's. It returns false when the numbers are used up, after some ten
-// million rows.
+// Next gives the next message, whose memory is the caller's. It returns false when the numbers are used up, after
+// some ten million rows.
 func (g *Generator) Next() (Message, bool) {
 	for g.next == len(g.ready) {
 		if g.number+int64(len(g.assets)*len(g.config.Tags)) > maxNumber {
@@ -185,7 +186,8 @@ func (g *Generator) Rows() int64 {
 	return g.counts[Plain] + g.counts[InTime] + g.counts[Correcting] + g.counts[TooLate]
 }
 
-// makeStep puts the messages of one step of event time into ready: those that were held back until now, then the assets'.
+// makeStep puts the messages of one step of event time into ready: those that were held back until now, then the
+// assets'.
 func (g *Generator) makeStep() {
 	g.ready = append(g.ready, g.held[g.step]...)
 	delete(g.held, g.step)
@@ -212,7 +214,8 @@ func (g *Generator) makeRow(a *asset, t int, at int64) {
 		value += 6 * tag.Deviation
 	}
 	m := Message{Number: g.number, At: at, Key: []byte(a.name)}
-	m.Value = jsontelemetry.AppendMessage(nil, at, jsontelemetry.Nanos, a.name, tag.Name, numbered(value, g.number), true, schemas.Good)
+	m.Value = jsontelemetry.AppendMessage(nil, at, jsontelemetry.Nanos, a.name, tag.Name, numbered(value, g.number),
+		true, schemas.Good)
 
 	delay := int64(0)
 	if g.step > 0 { // an asset's first rows are in time, or there would be no clock to be late by

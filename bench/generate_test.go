@@ -41,7 +41,8 @@ func messages(t *testing.T, c GeneratorConfig, n int) []Message {
 func TestGeneratorIsDeterministic(t *testing.T) {
 	first, second := messages(t, testPlant(), 5000), messages(t, testPlant(), 5000)
 	for i := range first {
-		if !bytes.Equal(first[i].Value, second[i].Value) || !bytes.Equal(first[i].Key, second[i].Key) || first[i].Kind != second[i].Kind {
+		if !bytes.Equal(first[i].Value, second[i].Value) || !bytes.Equal(first[i].Key, second[i].Key) ||
+			first[i].Kind != second[i].Kind {
 			t.Fatalf("message %d: got %s and %s", i, first[i].Value, second[i].Value)
 		}
 	}
@@ -58,10 +59,10 @@ func TestGeneratorIsDeterministic(t *testing.T) {
 	}
 }
 
-// Scenario: 60,000 messages of a plant with every kind of fault; how late a row is follows from the newest time that was
-// sent before.
-// Guarantees: each kind comes in its share; a row of a kind is as late as the kind says; rows are numbered without gaps, but
-// for those that are still held back; a duplicate has the bytes of its first.
+// Scenario: 60,000 messages of a plant with every kind of fault; how late a row is follows from the newest time that
+// was sent before.
+// Guarantees: each kind comes in its share; a row of a kind is as late as the kind says; rows are numbered without
+// gaps, but for those that are still held back; a duplicate has the bytes of its first.
 func TestGeneratorKinds(t *testing.T) {
 	c := testPlant()
 	list := messages(t, c, 60_000)

@@ -6,7 +6,8 @@
 //	go run ./bench chaos       # kill -9 at every step, and compare with an undisturbed run
 //	go run ./bench generate    # the telemetry of the others, as lines
 //
-// Each prints one JSON object, but generate, and ends with 1 if what was computed is wrong or a figure is past its limit.
+// Each prints one JSON object, but generate, and ends with 1 if what was computed is wrong or a figure is past its
+// limit.
 package main
 
 import (
@@ -34,9 +35,10 @@ func main() {
 	}
 }
 
-// benchmark takes its command line and gives what is printed, with what is wrong in it. Rounds and figures for people go to
-// log.
-type benchmark func(ctx context.Context, flags *flag.FlagSet, args []string, log io.Writer) (result any, faults []string, err error)
+// benchmark takes its command line and gives what is printed, with what is wrong in it. Rounds and figures for people
+// go to log.
+type benchmark func(ctx context.Context, flags *flag.FlagSet, args []string, log io.Writer) (result any,
+	faults []string, err error)
 
 func benchmarks() map[string]benchmark {
 	return map[string]benchmark{

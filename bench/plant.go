@@ -93,7 +93,8 @@ checkpoint: {interval: %v%s}
 state: {store: %q}
 limits: {memory: %d}
 http: {address: %q}
-`, f.ID, f.Brokers, f.Topic, f.Group, until, f.Steps, f.ClickHouse, f.PasswordFile, f.Database, f.Brokers, f.ID, f.Watermark,
+`, f.ID, f.Brokers, f.Topic, f.Group, until, f.Steps, f.ClickHouse, f.PasswordFile, f.Database, f.Brokers, f.ID,
+		f.Watermark,
 		f.Interval, delivery, f.Store, f.Memory, f.HTTP)
 	path := filepath.Join(dir, name)
 	return path, os.WriteFile(path, []byte(text), 0o600)
@@ -120,15 +121,15 @@ func chaosTimes() plantTimes {
 	return plantTimes{outOfOrder: 2 * plantGrid, allowedLateness: 5 * plantGrid, maxDelay: 20 * plantGrid}
 }
 
-// yaml is the section watermark. A device is never idle during a run: when it is depends on the clock, and results could
-// not be compared. What is history lies beyond the generator's delays.
+// yaml is the section watermark. A device is never idle during a run: when it is depends on the clock, and results
+// could not be compared. What is history lies beyond the generator's delays.
 func (t plantTimes) yaml() string {
 	return fmt.Sprintf("{step: %v, out_of_order: %v, allowed_lateness: %v, idle_timeout: 24h, late_after: %v}",
 		plantGrid, t.outOfOrder, t.allowedLateness, 2*t.maxDelay)
 }
 
-// plantGenerator is the load of the chaos runs. It crosses the end of a month, so that checkpoints have more than one table
-// partition.
+// plantGenerator is the load of the chaos runs. It crosses the end of a month, so that checkpoints have more than one
+// table partition.
 func plantGenerator(seed uint64, assets int, tags []Tag) GeneratorConfig {
 	times := chaosTimes()
 	return GeneratorConfig{

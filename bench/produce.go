@@ -25,8 +25,8 @@ type load struct {
 // loadPause is how long the sender rests when it is ahead of the rate: a timer for each message would cost more.
 const loadPause = 2 * time.Millisecond
 
-// run sends until the limit, or until stop ends, and returns when all that was sent is acknowledged. ctx bounds both. A broker
-// that is away is waited for; what was sent and not acknowledged by then may be in the topic twice.
+// run sends until the limit, or until stop ends, and returns when all that was sent is acknowledged. ctx bounds both.
+// A broker that is away is waited for; what was sent and not acknowledged by then may be in the topic twice.
 func (l *load) run(ctx context.Context, stop <-chan struct{}) (err error) {
 	c := kafka.DefaultProducerConfig()
 	c.Brokers, c.Topics, c.LZ4, c.Log = l.brokers, []string{l.topic}, true, l.log
@@ -51,7 +51,8 @@ func (l *load) run(ctx context.Context, stop <-chan struct{}) (err error) {
 		}
 		m, ok := l.generator.Next()
 		if !ok {
-			return fmt.Errorf("the generator has used up its numbers after %d messages: want a lower rate or a shorter run", l.sent.Load())
+			return fmt.Errorf("the generator has used up its numbers after %d messages: want a lower rate or a shorter run",
+				l.sent.Load())
 		}
 		if err := p.Send(ctx, l.topic, m.Key, m.Value, time.Now().UnixNano()); err != nil {
 			return err

@@ -36,7 +36,8 @@ func (q *queries) do(ctx context.Context, sql string) ([]byte, error) {
 	if q.database != "" {
 		settings.Set("database", q.database)
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+q.address+"/?"+settings.Encode(), strings.NewReader(sql))
+	address := "http://" + q.address + "/?" + settings.Encode()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, address, strings.NewReader(sql))
 	if err != nil {
 		return nil, err
 	}

@@ -32,8 +32,8 @@ func spreadOf(took []time.Duration) spread {
 	return spread{P50: ms(sorted[(len(sorted)-1)/2]), Max: ms(sorted[len(sorted)-1])}
 }
 
-// recoveries measures how long it takes from an interruption until every partition of the topic has committed again. That is
-// more than what the process that was killed had held, so a figure here is never too small.
+// recoveries measures how long it takes from an interruption until every partition of the topic has committed again.
+// That is more than what the process that was killed had held, so a figure here is never too small.
 type recoveries struct {
 	partitions int // of the topic
 

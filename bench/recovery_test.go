@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// Scenario: three kills of a group with two partitions, by hand. After the first one partition commits 2 s later, the other
-// after 3 s. The second is followed by a third before it is over.
-// Guarantees: a recovery lasts until every partition has committed; one that was disturbed is left out; offsets that were asked
-// for before a kill, or that lack a partition, say nothing.
+// Scenario: three kills of a group with two partitions, by hand. After the first one partition commits 2 s later, the
+// other after 3 s. The second is followed by a third before it is over.
+// Guarantees: a recovery lasts until every partition has committed; one that was disturbed is left out; offsets that
+// were asked for before a kill, or that lack a partition, say nothing.
 func TestRecoveries(t *testing.T) {
 	r := newRecoveries(2)
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)

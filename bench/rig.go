@@ -50,7 +50,9 @@ const memberStop = 10 * time.Second
 
 // newRig starts the servers, makes the topic and writes the files of as many processes as files has, which are not
 // started.
-func newRig(ctx context.Context, dir, brokerKind string, partitions, members int, log io.Writer, file pipelineFile) (_ *rig, err error) {
+func newRig(
+	ctx context.Context, dir, brokerKind string, partitions, members int, log io.Writer, file pipelineFile,
+) (_ *rig, err error) {
 	r := &rig{dir: dir, topic: file.Topic, log: log}
 	defer func() {
 		if err != nil {

@@ -66,7 +66,9 @@ func snapshotCommand(ctx context.Context, flags *flag.FlagSet, args []string, lo
 	case *lateness < 0:
 		return nil, nil, fmt.Errorf("--lateness: want 0s or more, got %v", *lateness)
 	}
-	r := &snapshotResult{Benchmark: "snapshot", Go: runtime.Version(), CPUs: runtime.NumCPU(), Lateness: lateness.String(), Faults: []string{}}
+	r := &snapshotResult{
+		Benchmark: "snapshot", Go: runtime.Version(), CPUs: runtime.NumCPU(), Lateness: lateness.String(), Faults: []string{},
+	}
 	for assets := 100; assets <= *most; assets *= 10 {
 		size, channels, err := measureSnapshot(ctx, assets, *lateness)
 		if err != nil {
@@ -85,7 +87,9 @@ func snapshotCommand(ctx context.Context, flags *flag.FlagSet, args []string, lo
 }
 
 // measureSnapshot has so many assets send every channel at some grid times, and takes snapshots in between.
-func measureSnapshot(ctx context.Context, assets int, lateness time.Duration) (size snapshotSize, channels int, err error) {
+func measureSnapshot(
+	ctx context.Context, assets int, lateness time.Duration,
+) (size snapshotSize, channels int, err error) {
 	size.Assets = assets
 	dir, err := os.MkdirTemp("", "tailrace-snapshot-")
 	if err != nil {
@@ -95,7 +99,8 @@ func measureSnapshot(ctx context.Context, assets int, lateness time.Duration) (s
 	scorers := pipeline.NewScorers(map[string]pipeline.ScorerFactory{reference.Backend: reference.New})
 	defer scorers.Close()
 	settings := pipeline.Settings{
-		Pipeline: "bench", Dir: dir, Lateness: lateness, Alloc: memory.DefaultAllocator, Log: slog.New(slog.DiscardHandler), Scorers: scorers,
+		Pipeline: "bench", Dir: dir, Lateness: lateness, Alloc: memory.DefaultAllocator, Log: slog.New(slog.DiscardHandler),
+		Scorers: scorers,
 	}
 	tags, signals, err := copyModels(dir)
 	if err != nil {
@@ -135,7 +140,9 @@ func measureSnapshot(ctx context.Context, assets int, lateness time.Duration) (s
 }
 
 // restore makes a chain anew and gives it the state.
-func restore(channels []model.Channel, settings pipeline.Settings, assets int, full []state.Step) (ms float64, err error) {
+func restore(
+	channels []model.Channel, settings pipeline.Settings, assets int, full []state.Step,
+) (ms float64, err error) {
 	c, err := newSteps(channels, settings, assets)
 	if err != nil {
 		return 0, err
@@ -191,8 +198,8 @@ func newSteps(channels []model.Channel, settings pipeline.Settings, assets int) 
 		component pipeline.Component[pipeline.NewOperator]
 		config    any
 	}{
-		{"align", grid, config}, {"window", windows, windowConfig}, {"normalize", scaled, scaledConfig}, {"score", scores, scoreConfig},
-		{"detect", events, eventConfig},
+		{"align", grid, config}, {"window", windows, windowConfig}, {"normalize", scaled, scaledConfig},
+		{"score", scores, scoreConfig}, {"detect", events, eventConfig},
 	} {
 		settings.Step = s.name
 		newOperator, err := s.component.New(s.config)
@@ -303,7 +310,8 @@ func (f *feed) sendSome(ctx context.Context, c *steps, assets int) error {
 		asset := fmt.Appendf(nil, "bench.site.line%02d.cell%06d", a%8, a)
 		for t := range f.tags {
 			f.builder.Append(&schemas.Row{
-				TS: f.at, Asset: asset, Tag: f.names[t], VType: schemas.TypeFloat, Value: f.tags[t].Mean, HasValue: true, Quality: schemas.Good,
+				TS: f.at, Asset: asset, Tag: f.names[t], VType: schemas.TypeFloat, Value: f.tags[t].Mean, HasValue: true,
+				Quality: schemas.Good,
 			}, f.offset, f.at)
 			f.offset++
 		}

@@ -50,8 +50,8 @@ type w1Result struct {
 	LeastRatio float64 `json:"least_ratio"`
 	// CPURatio is the same of the CPU times, which other programs on the machine disturb less.
 	CPURatio float64 `json:"cpu_ratio"`
-	// CheckpointMS is what a checkpoint takes longer with exactly_once: the difference of the median times by the number of
-	// checkpoints. It is to be seen beside limits.fsync_ms.
+	// CheckpointMS is what a checkpoint takes longer with exactly_once: the difference of the median times by the number
+	// of checkpoints. It is to be seen beside limits.fsync_ms.
 	CheckpointMS float64  `json:"checkpoint_overhead_ms"`
 	Faults       []string `json:"faults"`
 }
@@ -69,8 +69,8 @@ type w1Run struct {
 	CPUSeconds  float64 `json:"cpu_seconds"`
 	PeakRSS     int64   `json:"peak_rss_bytes"`
 	Checkpoints int64   `json:"checkpoints"`
-	// Others is the share of all processors that programs used which have nothing to do with the run. From a few percent on
-	// the time says little.
+	// Others is the share of all processors that programs used which have nothing to do with the run. From a few percent
+	// on the time says little.
 	Others float64 `json:"others_share"`
 }
 
@@ -111,8 +111,8 @@ func w1Command(ctx context.Context, flags *flag.FlagSet, args []string, log io.W
 	return result, result.Faults, nil
 }
 
-// w1File is the pipeline of a run: 1,000 keys stored as they come. A pipeline has at least one step, so there is one that has
-// no use for any of them.
+// w1File is the pipeline of a run: 1,000 keys stored as they come. A pipeline has at least one step, so there is one
+// that has no use for any of them.
 func w1File(c w1Config) pipelineFile {
 	f := pipelineFile{
 		Topic: "bench.w1", UntilEnd: true, Memory: 256 << 20, Interval: time.Second,
@@ -162,8 +162,8 @@ func w1(ctx context.Context, c w1Config) (_ *w1Result, err error) {
 	defer func() { err = errors.Join(err, r.close()) }()
 
 	result := &w1Result{
-		Benchmark: "w1", Go: runtime.Version(), CPUs: runtime.NumCPU(), Kafka: c.kafka, Steps: "stored", LeastRatio: leastDelivery,
-		Faults: []string{},
+		Benchmark: "w1", Go: runtime.Version(), CPUs: runtime.NumCPU(), Kafka: c.kafka, Steps: "stored",
+		LeastRatio: leastDelivery, Faults: []string{},
 	}
 	if c.scored {
 		result.Steps = "scored"
@@ -200,7 +200,8 @@ func w1(ctx context.Context, c w1Config) (_ *w1Result, err error) {
 			}
 		}
 		now.Ratio = now.AtLeast.Seconds / now.Exactly.Seconds
-		r.say("round %d: exactly once %.2f s, at least once %.2f s, ratio %.3f; other programs used %.0f %% and %.0f %%", round+1,
+		r.say("round %d: exactly once %.2f s, at least once %.2f s, ratio %.3f; other programs used %.0f %% and %.0f %%",
+			round+1,
 			now.Exactly.Seconds, now.AtLeast.Seconds, now.Ratio, 100*now.Exactly.Others, 100*now.AtLeast.Others)
 		result.Rounds = append(result.Rounds, now)
 	}
@@ -261,13 +262,16 @@ func w1Measure(ctx context.Context, r *rig, file pipelineFile, delivery string, 
 	run.Others = max(0, others.Seconds()/time.Since(begin).Seconds()/float64(runtime.NumCPU()))
 	q := r.clickhouse.queries()
 	var stored struct{ Rows, Places, Checkpoints int64 }
-	if err := q.row(ctx, fmt.Sprintf("SELECT count() AS Rows, uniqExact(k_part, k_offset, k_idx) AS Places FROM %s.telemetry", file.Database), &stored); err != nil {
+	count := "SELECT count() AS Rows, uniqExact(k_part, k_offset, k_idx) AS Places FROM %s.telemetry"
+	if err := q.row(ctx, fmt.Sprintf(count, file.Database), &stored); err != nil {
 		return run, err
 	}
 	if stored.Rows != rows || stored.Places != rows {
-		return run, fmt.Errorf("%s: want %d rows, got %d with %d places: a time of wrong results says nothing", m.name, rows, stored.Rows, stored.Places)
+		return run, fmt.Errorf("%s: want %d rows, got %d with %d places: a time of wrong results says nothing",
+			m.name, rows, stored.Rows, stored.Places)
 	}
-	if err := q.row(ctx, fmt.Sprintf("SELECT uniqExact(run, seq) AS Checkpoints FROM %s.checkpoints", file.Database), &stored); err != nil {
+	count = "SELECT uniqExact(run, seq) AS Checkpoints FROM %s.checkpoints"
+	if err := q.row(ctx, fmt.Sprintf(count, file.Database), &stored); err != nil {
 		return run, err
 	}
 	run.Checkpoints = stored.Checkpoints
@@ -309,14 +313,17 @@ func (r *w1Result) summarize() {
 		ratios, exactly, atLeast = append(ratios, round.Ratio), append(exactly, round.Exactly), append(atLeast, round.AtLeast)
 	}
 	r.Ratio = median(ratios)
-	r.CPURatio = medianOf(r.Rounds, func(round w1Round) float64 { return round.AtLeast.CPUSeconds / round.Exactly.CPUSeconds })
+	r.CPURatio = medianOf(r.Rounds, func(round w1Round) float64 {
+		return round.AtLeast.CPUSeconds / round.Exactly.CPUSeconds
+	})
 	r.Exactly, r.AtLeast = medians(exactly, r.Records), medians(atLeast, r.Records)
 	seconds := func(run w1Run) float64 { return run.Seconds }
 	if n := medianOf(exactly, func(run w1Run) float64 { return float64(run.Checkpoints) }); n > 0 {
 		r.CheckpointMS = 1000 * (medianOf(exactly, seconds) - medianOf(atLeast, seconds)) / n
 	}
 	if !(r.Ratio >= r.LeastRatio) {
-		r.Faults = append(r.Faults, fmt.Sprintf("want at least %.2f of the throughput of at_least_once, got %.3f", r.LeastRatio, r.Ratio))
+		r.Faults = append(r.Faults, fmt.Sprintf("want at least %.2f of the throughput of at_least_once, got %.3f",
+			r.LeastRatio, r.Ratio))
 	}
 }
 
