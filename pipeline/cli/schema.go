@@ -21,7 +21,7 @@ func (e *env) schemaCommand() *cobra.Command {
 		Short: "List the migrations, and which of them the database has",
 		Args:  usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.schema(cmd.Context(), args[0], sql, clickhouse.ShowSchema)
+			return e.schema(cmd.Context(), args[0], sql, "pending", clickhouse.ShowSchema)
 		},
 	}
 	show.Flags().BoolVar(&sql, "sql", false, "print the statements too")
@@ -30,15 +30,16 @@ func (e *env) schemaCommand() *cobra.Command {
 		Short: "Apply the migrations that the database lacks",
 		Args:  usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.schema(cmd.Context(), args[0], false, clickhouse.ApplySchema)
+			return e.schema(cmd.Context(), args[0], false, "applied just now", clickhouse.ApplySchema)
 		},
 	}
 	c.AddCommand(show, apply)
 	return c
 }
 
-// schema lists what do gives for the file's ClickHouse: every migration, or those that were just applied.
-func (e *env) schema(ctx context.Context, path string, sql bool,
+// schema lists what do gives for the file's ClickHouse: every migration, or those that were just applied. undated is said of those
+// that the database had no time of before.
+func (e *env) schema(ctx context.Context, path string, sql bool, undated string,
 	do func(context.Context, clickhouse.Config) ([]clickhouse.MigrationState, error)) error {
 	f, err := e.load(path)
 	if err != nil {
@@ -59,7 +60,7 @@ func (e *env) schema(ctx context.Context, path string, sql bool,
 		fmt.Fprintln(e.Out, "the database has every migration")
 	}
 	for _, m := range migrations {
-		state := "pending"
+		state := undated
 		if !m.AppliedAt.IsZero() {
 			state = "applied " + at(m.AppliedAt)
 		}
