@@ -11,11 +11,13 @@ import (
 	"github.com/tailrace/tailrace/operators/normalize"
 	"github.com/tailrace/tailrace/operators/ort"
 	"github.com/tailrace/tailrace/operators/reference"
+	"github.com/tailrace/tailrace/operators/rekey"
 	"github.com/tailrace/tailrace/operators/score"
 	"github.com/tailrace/tailrace/operators/window"
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/schemas/formats"
 	"github.com/tailrace/tailrace/schemas/formats/jsontelemetry"
+	"github.com/tailrace/tailrace/schemas/formats/rekeyed"
 )
 
 // components is everything that a pipeline file can name.
@@ -27,6 +29,10 @@ func components() pipeline.Components {
 				func(c jsontelemetry.Config) (pipeline.NewDecoder, error) {
 					return func() (formats.Decoder, error) { return jsontelemetry.New(c) }, nil
 				}),
+			"rekeyed": pipeline.Define("the topic that a pipeline with the step rekey writes", rekeyed.DefaultConfig(),
+				func(c rekeyed.Config) (pipeline.NewDecoder, error) {
+					return func() (formats.Decoder, error) { return rekeyed.New(c) }, nil
+				}),
 		},
 		Operators: map[string]pipeline.Component[pipeline.NewOperator]{
 			"align":     align.Component(),
@@ -34,6 +40,7 @@ func components() pipeline.Components {
 			"normalize": normalize.Component(),
 			"score":     score.Component(),
 			"detect":    detect.Component(),
+			"rekey":     rekey.Component(),
 		},
 		Sinks:      map[string]pipeline.Component[pipeline.NewSink]{"clickhouse": clickhouse.Component()},
 		Publishers: map[string]pipeline.Component[pipeline.NewPublisher]{"kafka": kafka.PublisherComponent()},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +30,9 @@ type Config struct {
 	// TLS encrypts connections. Without it password and data are plaintext: keep to loopback or a private network.
 	TLS *credentials.TLS `yaml:"tls,omitempty"`
 
+	// Tables are those that are written: telemetry, predictions and anomaly_events; all three if the file names none. A pipeline
+	// that reads telemetry.rekeyed.v1 leaves telemetry out, since the pipeline that writes that topic has stored it.
+	Tables []string `yaml:"tables,omitempty"`
 	// Schema says what is done about missing tables: apply makes them, verify stops.
 	Schema string `yaml:"schema,omitempty"`
 	// Compression of inserts on the wire: none or lz4.
@@ -124,6 +128,13 @@ func (c *Config) Validate() []pipeline.Fault {
 		fault(given[1], "want at most one of password, password_file and password_env, got %s", strings.Join(given, " and "))
 	}
 	faults = append(faults, c.TLS.Validate("tls")...)
+	for i, name := range c.Tables {
+		if at := fmt.Sprintf("tables[%d]", i); !slices.ContainsFunc(tables(), func(t table) bool { return string(t.name()) == name }) {
+			fault(at, "want telemetry, predictions or anomaly_events, got %q", name)
+		} else if slices.Contains(c.Tables[:i], name) {
+			fault(at, "want each table once, got %q again", name)
+		}
+	}
 	if c.Schema != SchemaApply && c.Schema != SchemaVerify {
 		fault("schema", "want apply or verify, got %q", c.Schema)
 	}
@@ -157,6 +168,11 @@ func (c *Config) Validate() []pipeline.Fault {
 		fault("retry_min", "want at most retry_max (%s), got %s", c.RetryMax, c.RetryMin)
 	}
 	return faults
+}
+
+// Stores tells whether a table is written.
+func (c *Config) Stores(t pipeline.Table) bool {
+	return len(c.Tables) == 0 || slices.Contains(c.Tables, string(t))
 }
 
 // String tells where the tables are, without the password.

@@ -32,7 +32,7 @@ type Sink struct {
 	counters counters
 }
 
-var _ pipeline.Sink = (*Sink)(nil)
+var _ pipeline.Selective = (*Sink)(nil)
 
 // New makes a sink. It connects when it is opened.
 func New(c Config, s pipeline.Settings) (*Sink, error) {
@@ -110,6 +110,9 @@ func (s *Sink) retry(ctx context.Context, do func() error) error {
 		}
 	}
 }
+
+// Stores implements [pipeline.Selective].
+func (s *Sink) Stores(t pipeline.Table) bool { return s.config.Stores(t) }
 
 // BlockRows is insert_rows_max.
 func (s *Sink) BlockRows() int { return s.config.InsertRowsMax }

@@ -1,0 +1,408 @@
+package rekeyed
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/go-faster/jx"
+	"github.com/tailrace/tailrace/schemas"
+	"github.com/tailrace/tailrace/schemas/formats"
+)
+
+// maxName bounds an asset's or a tag's name in bytes, as in the format json.
+const maxName = 1024
+
+// Resent is the reason under which rows are counted that were given before.
+const Resent = "resent"
+
+// Decoder reads the messages of one partition. It gives every row of a source partition once: the writer sends a source
+// partition's rows in order, and after a crash again from some row on, so that a row that is not behind the last one seen was
+// seen before. That holds while several writers send the same rows, as when an old one has not noticed that it was replaced.
+//
+// A row is given with all its columns but these: lineage is this topic's own, idx being its place in the message; ts_ingest is
+// this message's own time, by which the clocks of idle devices run; src names, behind the row's own src or else its asset, the
+// partition of the source that it came from, "press 1@plant.telemetry/1", so that a partition that is behind holds the watermark as
+// a device that is behind does; and the flag late is not set, since what is late here is found out here.
+//
+// Messages that `dlq replay` has sent back are not compared with the last row seen: they are behind it.
+type Decoder struct {
+	config  Config
+	last    map[source]place
+	from    source // of the message read last
+	dropped int
+
+	jx      jx.Decoder
+	message message
+	arena   []byte // of the message's texts
+}
+
+var _ interface {
+	formats.Stateful
+	formats.Dropper
+} = (*Decoder)(nil)
+
+// source is a partition of a topic that rows come from. A topic that was made anew has another id.
+type source struct {
+	topic, id string
+	partition int32
+}
+
+// place is where a row lies in its source partition.
+type place struct {
+	offset int64
+	idx    int32
+}
+
+func (p place) after(q place) bool {
+	return p.offset > q.offset || p.offset == q.offset && p.idx > q.idx
+}
+
+// message is one message as it is read.
+type message struct {
+	topic, id, asset []byte
+	partition        int32
+	rows             []row
+	has              uint8 // of the fields
+}
+
+type row struct {
+	schemas.Row
+	place
+	has uint8 // of the fields
+}
+
+// The fields that must be there.
+const (
+	hasTopic = 1 << iota
+	hasPartition
+	hasAsset
+	hasRows
+	hasAll = 1<<iota - 1
+)
+
+const (
+	hasOffset = 1 << iota
+	hasTS
+	hasTag
+	hasVType
+	hasQuality
+	hasWholeRow = 1<<iota - 1
+)
+
+// New returns a decoder of one partition. The error has every fault of c.
+func New(c Config) (*Decoder, error) {
+	var faults []error
+	for _, f := range c.Faults() {
+		faults = append(faults, fmt.Errorf("%s: %s", f.Path, f.Message))
+	}
+	return &Decoder{config: c, last: map[source]place{}}, errors.Join(faults...)
+}
+
+// Decode implements [formats.Decoder].
+func (d *Decoder) Decode(m *formats.Message, b *schemas.TelemetryBuilder) error {
+	switch {
+	case m.Value == nil:
+		return formats.Rejectf(schemas.DeadWrongType, "want a JSON object, got a null value")
+	case len(m.Value) > int(d.config.MaxBytes):
+		return formats.Rejectf(schemas.DeadTooLarge, "want at most %d bytes, got %d", d.config.MaxBytes, len(m.Value))
+	case !jx.Valid(m.Value):
+		return formats.Rejectf(schemas.DeadInvalidJSON, "want a JSON object, got %.100q", m.Value)
+	}
+	if reject := d.read(m.Value); reject != nil {
+		return reject
+	}
+	if reject := d.whole(); reject != nil {
+		return reject
+	}
+	r := &d.message
+	if d.from.topic != string(r.topic) || d.from.id != string(r.id) { // most have those of the message before
+		d.from.topic, d.from.id = string(r.topic), string(r.id)
+	}
+	d.from.partition = r.partition
+	from := d.from
+	last, known := d.last[from]
+	if !known {
+		last = place{-1, -1}
+		if len(d.last) >= d.config.MaxSources {
+			return formats.Rejectf(schemas.DeadCardinality, "source: want at most %d partitions, got partition %d of %.100q more",
+				d.config.MaxSources, from.partition, from.topic)
+		}
+	}
+	replayed := slices.ContainsFunc(m.Headers, func(h formats.Header) bool { return h.Key == schemas.HeaderReplayedFrom })
+	first := 0
+	for !replayed && first < len(r.rows) && !r.rows[first].after(last) {
+		first++
+	}
+	if reject := d.bounded(b, r.rows[first:]); reject != nil {
+		return reject
+	}
+	d.dropped += first
+	for i := first; i < len(r.rows); i++ {
+		r.rows[i].Idx = int32(i)
+		d.append(&r.rows[i].Row, m, b)
+	}
+	if newest := r.rows[len(r.rows)-1].place; !replayed && newest.after(last) {
+		d.last[from] = newest
+	}
+	return nil
+}
+
+// append gives one row of the message.
+func (d *Decoder) append(r *schemas.Row, m *formats.Message, b *schemas.TelemetryBuilder) {
+	r.Asset = d.message.asset
+	device := r.Src
+	if len(device) == 0 {
+		device = r.Asset
+	}
+	from := len(d.arena)
+	d.arena = append(d.arena, device...)
+	d.arena = append(d.arena, '@')
+	d.arena = append(d.arena, d.message.topic...)
+	d.arena = append(d.arena, '/')
+	d.arena = strconv.AppendInt(d.arena, int64(d.message.partition), 10)
+	r.Src = d.arena[from:]
+	r.Flags &^= schemas.FlagLate
+	b.Append(r, m.Offset, m.Time)
+	d.arena = d.arena[:from]
+}
+
+// whole refuses a message that lacks something, or whose rows are not in order.
+func (d *Decoder) whole() *formats.Reject {
+	r := &d.message
+	for i, key := range []string{"topic", "partition", "asset", "rows"} {
+		if r.has&(1<<i) == 0 {
+			return formats.Rejectf(schemas.DeadMissing, "%s: want it, got no such key", key)
+		}
+	}
+	for _, n := range []struct {
+		field string
+		text  []byte
+	}{{"topic", r.topic}, {"asset", r.asset}} {
+		if reject := name(n.field, n.text); reject != nil {
+			return reject
+		}
+	}
+	if r.partition < 0 {
+		return formats.Rejectf(schemas.DeadOutOfRange, "partition: want 0 or more, got %d", r.partition)
+	}
+	if len(r.rows) == 0 {
+		return formats.Rejectf(schemas.DeadMissing, "rows: want at least one, got none")
+	}
+	last := place{-1, -1}
+	for i := range r.rows {
+		x := &r.rows[i]
+		for bit, key := range []string{"offset", "ts", "tag", "vtype", "quality"} {
+			if x.has&(1<<bit) == 0 {
+				return formats.Rejectf(schemas.DeadMissing, "rows[%d].%s: want it, got no such key", i, key)
+			}
+		}
+		switch {
+		case x.offset < 0 || x.idx < 0:
+			return formats.Rejectf(schemas.DeadOutOfRange, "rows[%d]: want offset and idx of 0 or more, got %d and %d", i, x.offset, x.idx)
+		case !x.after(last):
+			return formats.Rejectf(schemas.DeadOutOfRange, "rows[%d]: want one behind offset %d, idx %d, as rows are in order, got offset %d, idx %d",
+				i, last.offset, last.idx, x.offset, x.idx)
+		case x.VType > schemas.TypeArray || x.Quality > schemas.Good || x.TSKind > schemas.TimeFromIngest:
+			return formats.Rejectf(schemas.DeadOutOfRange, "rows[%d]: want vtype 0 to %d, quality 0 to %d and ts_kind 0 to %d, got %d, %d and %d",
+				i, schemas.TypeArray, schemas.Good, schemas.TimeFromIngest, x.VType, x.Quality, x.TSKind)
+		}
+		if reject := name(fmt.Sprintf("rows[%d].tag", i), x.Tag); reject != nil {
+			return reject
+		}
+		last = x.place
+	}
+	return nil
+}
+
+// name refuses a text that can't name something.
+func name(field string, text []byte) *formats.Reject {
+	if len(text) == 0 {
+		return formats.Rejectf(schemas.DeadMissing, "%s: want a text, got an empty one", field)
+	}
+	if len(text) > maxName {
+		return formats.Rejectf(schemas.DeadOutOfRange, "%s: want at most %d bytes, got %d", field, maxName, len(text))
+	}
+	return nil
+}
+
+// bounded refuses an asset or tags that would be too many.
+func (d *Decoder) bounded(b *schemas.TelemetryBuilder, rows []row) *formats.Reject {
+	if len(rows) == 0 {
+		return nil
+	}
+	if _, known := b.Assets.Find(d.message.asset); !known && b.Assets.Len() >= d.config.MaxAssets {
+		return formats.Rejectf(schemas.DeadCardinality, "asset: want at most %d in this partition, got %.100q more",
+			d.config.MaxAssets, d.message.asset)
+	}
+	if b.Tags.Len()+len(rows) <= d.config.MaxTags {
+		return nil
+	}
+	var added []string
+	for i := range rows {
+		if _, known := b.Tags.Find(rows[i].Tag); known || slices.Contains(added, string(rows[i].Tag)) {
+			continue
+		}
+		if added = append(added, string(rows[i].Tag)); b.Tags.Len()+len(added) > d.config.MaxTags {
+			return formats.Rejectf(schemas.DeadCardinality, "tag: want at most %d in this partition, got %.100q more",
+				d.config.MaxTags, rows[i].Tag)
+		}
+	}
+	return nil
+}
+
+// Dropped implements [formats.Dropper].
+func (d *Decoder) Dropped() map[string]int {
+	if d.dropped == 0 {
+		return nil
+	}
+	n := d.dropped
+	d.dropped = 0
+	return map[string]int{Resent: n}
+}
+
+// read reads a message that is valid JSON.
+func (d *Decoder) read(value []byte) *formats.Reject {
+	r := &d.message
+	*r = message{rows: r.rows[:0]}
+	d.arena = d.arena[:0]
+	d.jx.ResetBytes(value)
+	if got := d.jx.Next(); got != jx.Object {
+		return formats.Rejectf(schemas.DeadWrongType, "want a JSON object, got %s", got)
+	}
+	err := d.jx.ObjBytes(func(j *jx.Decoder, key []byte) (err error) {
+		switch string(key) {
+		case "topic":
+			r.has |= hasTopic
+			r.topic, err = d.text(j, "topic")
+		case "topic_id":
+			r.id, err = d.text(j, "topic_id")
+		case "partition":
+			r.has |= hasPartition
+			r.partition, err = number(j, "partition", math.MinInt32, math.MaxInt32, int32(0))
+		case "asset":
+			r.has |= hasAsset
+			r.asset, err = d.text(j, "asset")
+		case "rows":
+			r.has |= hasRows
+			r.rows = r.rows[:0]
+			if got := j.Next(); got != jx.Array {
+				return formats.Rejectf(schemas.DeadWrongType, "rows: want a list, got %s", got)
+			}
+			err = j.Arr(func(j *jx.Decoder) error {
+				r.rows = append(r.rows, row{})
+				return d.row(j, &r.rows[len(r.rows)-1], len(r.rows)-1)
+			})
+		default:
+			err = j.Skip()
+		}
+		return err
+	})
+	return asReject(err)
+}
+
+// asReject finds the reject in an error of jx, which puts it into others.
+func asReject(err error) *formats.Reject {
+	var reject *formats.Reject
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &reject):
+		return reject
+	}
+	return formats.Rejectf(schemas.DeadInvalidJSON, "want the fields of a message, got %v", err)
+}
+
+// row reads one row.
+func (d *Decoder) row(j *jx.Decoder, r *row, at int) error {
+	field := func(key string) string { return fmt.Sprintf("rows[%d].%s", at, key) }
+	if got := j.Next(); got != jx.Object {
+		return formats.Rejectf(schemas.DeadWrongType, "rows[%d]: want an object, got %s", at, got)
+	}
+	return j.ObjBytes(func(j *jx.Decoder, key []byte) (err error) {
+		switch string(key) {
+		case "offset":
+			r.has |= hasOffset
+			r.offset, err = number(j, "offset", math.MinInt64, math.MaxInt64, int64(0))
+		case "idx":
+			r.idx, err = number(j, "idx", math.MinInt32, math.MaxInt32, int32(0))
+		case "ts":
+			r.has |= hasTS
+			r.TS, err = number(j, "ts", math.MinInt64, math.MaxInt64, int64(0))
+		case "ts_kind":
+			r.TSKind, err = number(j, "ts_kind", 0, math.MaxUint8, schemas.TimeSource(0))
+		case "tag":
+			r.has |= hasTag
+			r.Tag, err = d.text(j, "tag")
+		case "vtype":
+			r.has |= hasVType
+			r.VType, err = number(j, "vtype", 0, math.MaxUint8, schemas.ValueType(0))
+		case "value":
+			if r.HasValue = j.Next() == jx.Number; !r.HasValue {
+				return formats.Rejectf(schemas.DeadWrongType, "%s: want a number, got %s", field("value"), j.Next())
+			}
+			if r.Value, err = j.Float64(); err != nil || math.IsInf(r.Value, 0) {
+				return formats.Rejectf(schemas.DeadOutOfRange, "%s: want a number that fits float64", field("value"))
+			}
+		case "value_int":
+			r.HasInt = true
+			r.Int, err = number(j, "value_int", math.MinInt64, math.MaxInt64, int64(0))
+		case "value_str":
+			r.Str, err = d.text(j, "value_str")
+		case "quality":
+			r.has |= hasQuality
+			r.Quality, err = number(j, "quality", 0, math.MaxUint8, schemas.Quality(0))
+		case "status":
+			r.Status, err = number(j, "status", 0, math.MaxUint32, uint32(0))
+		case "flags":
+			r.Flags, err = number(j, "flags", 0, math.MaxUint32, schemas.Flag(0))
+		case "unit":
+			r.Unit, err = d.text(j, "unit")
+		case "src":
+			r.Src, err = d.text(j, "src")
+		case "src_seq":
+			if got := j.Next(); got != jx.Number {
+				return formats.Rejectf(schemas.DeadWrongType, "%s: want a number, got %s", field("src_seq"), got)
+			}
+			if r.SrcSeq, err = j.UInt64(); err != nil {
+				return formats.Rejectf(schemas.DeadOutOfRange, "%s: want a whole number of 64 bits", field("src_seq"))
+			}
+		default:
+			err = j.Skip()
+		}
+		return err
+	})
+}
+
+// text reads a text. It lies in the arena, in memory that a larger arena leaves as it is.
+func (d *Decoder) text(j *jx.Decoder, field string) ([]byte, error) {
+	if got := j.Next(); got != jx.String {
+		return nil, formats.Rejectf(schemas.DeadWrongType, "%s: want a text, got %s", field, got)
+	}
+	from := len(d.arena)
+	longer, err := j.StrAppend(d.arena)
+	if err != nil {
+		return nil, err
+	}
+	d.arena = longer
+	text := longer[from:len(longer):len(longer)]
+	if !utf8.Valid(text) {
+		return nil, formats.Rejectf(schemas.DeadInvalidJSON, "%s: want UTF-8, got %.100q", field, text)
+	}
+	return text, nil
+}
+
+// number reads a whole number of at most 63 bits and a sign.
+func number[T ~int64 | ~int32 | ~uint32 | ~uint8](j *jx.Decoder, field string, low, high int64, _ T) (T, error) {
+	if got := j.Next(); got != jx.Number {
+		return 0, formats.Rejectf(schemas.DeadWrongType, "%s: want a number, got %s", field, got)
+	}
+	v, err := j.Int64()
+	if err != nil || v < low || v > high {
+		return 0, formats.Rejectf(schemas.DeadOutOfRange, "%s: want a whole number of %d to %d", field, low, high)
+	}
+	return T(v), nil
+}
