@@ -35,6 +35,7 @@ type cluster struct {
 	timeout time.Duration
 	tls     *credentials.TLS // nil: plaintext
 	sasl    *SASL            // nil: no login
+	network Dial             // nil: TCP
 	ids     sync.Map         // topic to its topicID, as first seen
 	settled atomic.Bool      // what the cluster is for has worked once: no door was closed
 }
@@ -49,8 +50,11 @@ const handshakeTime = 5 * time.Second
 
 // open is the one place where connections begin, encrypted if they are to be.
 func (c *cluster) open(ctx context.Context, network, address string) (net.Conn, error) {
-	d := net.Dialer{Timeout: c.timeout}
-	conn, err := d.DialContext(ctx, network, address)
+	dial := c.network
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: c.timeout}).DialContext
+	}
+	conn, err := dial(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

@@ -181,7 +181,7 @@ func (c *cluster) final(err error) error {
 // diagnose finds the cause of a connection that failed, while the cluster has not settled.
 func (c *cluster) diagnose(ctx context.Context, address string, err error) error {
 	err = c.tls.Explain(address, err)
-	if c.settled.Load() {
+	if c.settled.Load() || c.network != nil { // other doors are tried over TCP
 		return err
 	}
 	return c.tls.Diagnose(ctx, address, func(ctx context.Context) bool { return speaksKafka(ctx, address) }, err)
