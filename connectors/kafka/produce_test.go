@@ -21,6 +21,11 @@ import (
 
 func openPublisher(t *testing.T, b broker, change func(*PublisherConfig)) *Publisher {
 	t.Helper()
+	return openPublisherWith(t, b, pipeline.Settings{Pipeline: "plant"}, change)
+}
+
+func openPublisherWith(t *testing.T, b broker, set pipeline.Settings, change func(*PublisherConfig)) *Publisher {
+	t.Helper()
 	c := DefaultPublisherConfig()
 	c.Brokers, c.Prefix, c.Partitions = b.addrs(), fmt.Sprintf("p%d.", time.Now().UnixNano()), 1
 	if change != nil {
@@ -29,7 +34,7 @@ func openPublisher(t *testing.T, b broker, change func(*PublisherConfig)) *Publi
 	if faults := c.Validate(); len(faults) > 0 {
 		t.Fatal(faults)
 	}
-	p, err := NewPublisher(c, pipeline.Settings{Pipeline: "plant"})
+	p, err := NewPublisher(c, set)
 	ok(t, err)
 	t.Cleanup(func() {
 		if err := p.Close(); err != nil {
@@ -303,7 +308,7 @@ func TestConfigFaults(t *testing.T) {
 		t.Fatalf("want %s, got %s", want, got)
 	}
 	p := PublisherConfig{Brokers: []string{"a:1"}, Linger: -1}
-	if got := fmt.Sprint(paths(p.Validate())); got != "[partitions replication batch_bytes linger request_timeout]" {
+	if got := fmt.Sprint(paths(p.Validate())); got != "[partitions rekeyed_partitions replication batch_bytes linger request_timeout]" {
 		t.Fatalf("got %s", got)
 	}
 	if _, err := NewSource(DefaultSourceConfig(), pipeline.Settings{}, newDigits); !errors.Is(err, pipeline.ErrConfig) {

@@ -33,7 +33,7 @@ func suite(t *testing.T, b broker) {
 		{"retention", suiteRetention}, {"offsets set", suiteOffsetsSet}, {"times", suiteTimes},
 		{"large messages", suiteLargeWhole}, {"metadata", suiteMetadata}, {"zombie", suiteZombie}, {"range", suiteRange},
 		{"growth", suiteGrowth}, {"first start of many", suiteFirstStart}, {"bounded", suiteBounded}, {"kill -9", suiteKilledMember},
-		{"letters", suiteLetters}, {"late rows", suiteLate},
+		{"letters", suiteLetters}, {"late rows", suiteLate}, {"rekeyed", suiteRekeyed},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, b) })
 	}
