@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/spf13/cobra"
+	"github.com/tailrace/tailrace/connectors/clickhouse"
+	"github.com/tailrace/tailrace/operators/rekey"
 	"github.com/tailrace/tailrace/pipeline"
 	"github.com/tailrace/tailrace/pipeline/spec"
 )
@@ -129,6 +132,24 @@ func (e *env) printGraph(f *spec.File, name string, graph []nodeJSON) {
 			fmt.Fprintf(e.Out, "       %s\n", column)
 		}
 	}
-	fmt.Fprintf(e.Out, "  => %s: %s, %s, %s\n", f.Sink.Kind, pipeline.Telemetry, pipeline.Predictions, pipeline.EventsTable)
-	fmt.Fprintf(e.Out, "  => %s: events, dead letters\n", f.Publisher.Kind)
+	fmt.Fprintf(e.Out, "  => %s: %s\n", f.Sink.Kind, strings.Join(tablesOf(f), ", "))
+	topics := "events, late rows, dead letters"
+	for _, step := range f.Steps {
+		if _, ok := step.Config.(*rekey.Config); ok {
+			topics += ", all rows keyed by asset"
+		}
+	}
+	fmt.Fprintf(e.Out, "  => %s: %s\n", f.Publisher.Kind, topics)
+}
+
+// tablesOf are the tables that the file's sink writes.
+func tablesOf(f *spec.File) []string {
+	c, ok := f.Sink.Config.(*clickhouse.Config)
+	var names []string
+	for _, table := range []pipeline.Table{pipeline.Telemetry, pipeline.Predictions, pipeline.EventsTable} {
+		if !ok || c.Stores(table) {
+			names = append(names, string(table))
+		}
+	}
+	return names
 }
