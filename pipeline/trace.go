@@ -52,14 +52,6 @@ func (t *task) endBatch(span trace.Span, steps []stepTime, err error) {
 	endSpan(span, err)
 }
 
-// stage runs f in a span of its own.
-func (e *Engine) stage(ctx context.Context, name string, f func(context.Context) error) error {
-	ctx, span := e.tracer.Start(ctx, name)
-	err := f(ctx)
-	endSpan(span, err)
-	return err
-}
-
 func endSpan(span trace.Span, err error) {
 	if err != nil {
 		span.RecordError(err)
