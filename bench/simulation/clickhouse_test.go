@@ -340,7 +340,7 @@ func cutBlocks(t pipeline.Table, parts []pipeline.Part, most int) []block {
 					m = &block{month: key}
 					months[key] = m
 				}
-				if t == pipeline.Telemetry && b.Column(schemas.ColValue).(*array.Float64).Value(i) == poison {
+				if refused(t, b, i) {
 					m.poison = append(m.poison, where{p.Topic, p.Partition, b, int64(i)})
 					continue
 				}
@@ -361,6 +361,17 @@ func cutBlocks(t pipeline.Table, parts []pipeline.Part, most int) []block {
 		}
 	}
 	return blocks
+}
+
+// refused tells whether the server takes a row: it knows a value and a range of scores that it does not.
+func refused(t pipeline.Table, b arrow.Record, row int) bool {
+	switch t {
+	case pipeline.Telemetry:
+		return b.Column(schemas.ColValue).(*array.Float64).Value(row) == poison
+	case pipeline.Predictions:
+		return b.Column(schemas.PredScore).(*array.Float32).Value(row) >= poisonScore
+	}
+	return false
 }
 
 // rowTexts are the rows of a record, all columns.

@@ -13,8 +13,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// poison is a value that the ClickHouse model refuses.
-const poison = 1e300
+// poison is a value that the ClickHouse model refuses, and poisonScore the least score; a hundredth of digest's are over it.
+const (
+	poison      = 1e300
+	poisonScore = 990
+)
 
 // plant makes the messages of some devices, with all that is wrong with real ones.
 type plant struct {
