@@ -330,6 +330,11 @@ func dropped(a *AssetStatus) int64 {
 // ready says whether the pipeline works, and if not, why.
 func (b *statusBoard) ready() (bool, string) {
 	switch {
+	case b.at == stageJoining && b.source != nil:
+		if trouble := b.source.Trouble(); trouble != "" {
+			return false, string(b.at) + ": " + trouble
+		}
+		return false, string(b.at)
 	case b.at != stageRunning:
 		return false, string(b.at)
 	case !b.storingSince.IsZero() && time.Since(b.storingSince) > stuckAfter:

@@ -50,6 +50,7 @@ func NewSource(c SourceConfig, set pipeline.Settings, decoder pipeline.NewDecode
 	}
 	s := &Source{trouble: outage{log: set.Log, what: "kafka group", args: []any{"group", c.Group, "topic", c.Topic}}}
 	s.open(c, set, decoder)
+	s.trouble.board = &s.troubles
 	s.line = &line{cluster: s.cluster, cuts: map[int]func(){}}
 	return s, nil
 }
