@@ -304,8 +304,13 @@ const refusedTries = 3
 
 // await looks a topic up until it is there. It retries what is transient; what is not wraps pipeline.ErrConfig.
 func (c *cluster) await(ctx context.Context, name string, log *slog.Logger) (topic, error) {
+	return c.awaitWith(ctx, name, log, nil)
+}
+
+// awaitWith is await with its trouble on a board.
+func (c *cluster) awaitWith(ctx context.Context, name string, log *slog.Logger, board *troubles) (topic, error) {
 	var pause backoff
-	trouble := outage{log: log, what: "kafka brokers", args: []any{"brokers", c.brokers, "topic", name}}
+	trouble := outage{log: log, what: "kafka brokers", args: []any{"brokers", c.brokers, "topic", name}, board: board}
 	unknown, refused := 0, 0
 	for {
 		t, err := c.topic(ctx, name)

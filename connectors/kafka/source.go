@@ -81,7 +81,7 @@ func (s *Source) Next(ctx context.Context) (pipeline.Generation, error) {
 		return nil, errors.New("kafka: the source is closed")
 	}
 	s.finish()
-	t, err := s.cluster.await(ctx, s.config.Topic, s.settings.Log)
+	t, err := s.cluster.awaitWith(ctx, s.config.Topic, s.settings.Log, &s.troubles)
 	if err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
