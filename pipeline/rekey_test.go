@@ -59,7 +59,7 @@ func TestRekeyedKilledAnywhere(t *testing.T) {
 			t.Fatalf("want the 69 rows of telemetry, got %d, and predictions %q", len(w.rekeyed), want.predictions)
 		}
 		for first := 1; first <= 2*asked+4; first++ {
-			for second := 0; second <= 2*asked+4; second += 31 {
+			for second := 0; second <= 2*asked+4; second += 53 {
 				w := newWorld(t)
 				plantOf(w)
 				w.live(t, passingPlan, first, second)
@@ -118,7 +118,7 @@ func TestTablesLeftOut(t *testing.T) {
 					want.predictions = ""
 				}
 			}
-			for killAt := 0; killAt <= 2*asked; killAt += 3 {
+			for killAt := 0; killAt <= 2*asked; killAt += 5 {
 				w := newWorld(t)
 				plantOf(w)
 				w.live(t, func(p *Plan) {

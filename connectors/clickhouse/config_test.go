@@ -26,14 +26,14 @@ func TestValidate(t *testing.T) {
 	}
 	bad := Config{
 		Address: "localhost", Database: "a`b", Password: "p", PasswordEnv: "P", Schema: "make", Compression: "zip", Dependents: "drop", RefusedRowsMax: -1,
-		InsertRowsMax: insertRowsLimit + 1, RetryMin: time.Second,
+		InsertRowsMax: insertRowsLimit + 1, RetryMin: time.Second, Tables: []string{"telemetry", "checkpoints", "telemetry"},
 	}
 	var paths []string
 	for _, f := range bad.Validate() {
 		paths = append(paths, f.Path)
 	}
-	want := []string{"address", "database", "user", "password_env", "schema", "compression", "dependents", "insert_rows_max", "inserts_per_second",
-		"refused_rows_max", "settle", "insert_timeout", "dial_timeout", "retry_max", "retry_min"}
+	want := []string{"address", "database", "user", "password_env", "tables[1]", "tables[2]", "schema", "compression", "dependents",
+		"insert_rows_max", "inserts_per_second", "refused_rows_max", "settle", "insert_timeout", "dial_timeout", "retry_max", "retry_min"}
 	if !slices.Equal(paths, want) {
 		t.Errorf("want faults at %v, got %v", want, paths)
 	}

@@ -210,7 +210,8 @@ func (d *Decoder) whole() *formats.Reject {
 			return formats.Rejectf(schemas.DeadOutOfRange, "rows[%d]: want vtype 0 to %d, quality 0 to %d and ts_kind 0 to %d, got %d, %d and %d",
 				i, schemas.TypeArray, schemas.Good, schemas.TimeFromIngest, x.VType, x.Quality, x.TSKind)
 		}
-		if reject := name(fmt.Sprintf("rows[%d].tag", i), x.Tag); reject != nil {
+		if reject := name("tag", x.Tag); reject != nil {
+			reject.Reason = fmt.Sprintf("rows[%d].%s", i, reject.Reason)
 			return reject
 		}
 		last = x.place
@@ -318,12 +319,12 @@ func asReject(err error) *formats.Reject {
 
 // row reads one row.
 func (d *Decoder) row(j *jx.Decoder, r *row, at int) error {
-	field := func(key string) string { return fmt.Sprintf("rows[%d].%s", at, key) }
 	if got := j.Next(); got != jx.Object {
 		return formats.Rejectf(schemas.DeadWrongType, "rows[%d]: want an object, got %s", at, got)
 	}
-	return j.ObjBytes(func(j *jx.Decoder, key []byte) (err error) {
-		switch string(key) {
+	fields, err := j.ObjIter()
+	for err == nil && fields.Next() {
+		switch string(fields.Key()) {
 		case "offset":
 			r.has |= hasOffset
 			r.offset, err = number(j, "offset", math.MinInt64, math.MaxInt64, int64(0))
@@ -342,10 +343,10 @@ func (d *Decoder) row(j *jx.Decoder, r *row, at int) error {
 			r.VType, err = number(j, "vtype", 0, math.MaxUint8, schemas.ValueType(0))
 		case "value":
 			if r.HasValue = j.Next() == jx.Number; !r.HasValue {
-				return formats.Rejectf(schemas.DeadWrongType, "%s: want a number, got %s", field("value"), j.Next())
+				return formats.Rejectf(schemas.DeadWrongType, "rows[%d].value: want a number, got %s", at, j.Next())
 			}
 			if r.Value, err = j.Float64(); err != nil || math.IsInf(r.Value, 0) {
-				return formats.Rejectf(schemas.DeadOutOfRange, "%s: want a number that fits float64", field("value"))
+				return formats.Rejectf(schemas.DeadOutOfRange, "rows[%d].value: want a number that fits float64", at)
 			}
 		case "value_int":
 			r.HasInt = true
@@ -365,16 +366,19 @@ func (d *Decoder) row(j *jx.Decoder, r *row, at int) error {
 			r.Src, err = d.text(j, "src")
 		case "src_seq":
 			if got := j.Next(); got != jx.Number {
-				return formats.Rejectf(schemas.DeadWrongType, "%s: want a number, got %s", field("src_seq"), got)
+				return formats.Rejectf(schemas.DeadWrongType, "rows[%d].src_seq: want a number, got %s", at, got)
 			}
 			if r.SrcSeq, err = j.UInt64(); err != nil {
-				return formats.Rejectf(schemas.DeadOutOfRange, "%s: want a whole number of 64 bits", field("src_seq"))
+				return formats.Rejectf(schemas.DeadOutOfRange, "rows[%d].src_seq: want a whole number of 64 bits", at)
 			}
 		default:
 			err = j.Skip()
 		}
-		return err
-	})
+	}
+	if err == nil {
+		err = fields.Err()
+	}
+	return err
 }
 
 // text reads a text. It lies in the arena, in memory that a larger arena leaves as it is.
