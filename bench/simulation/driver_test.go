@@ -60,6 +60,7 @@ var faults = []struct {
 	{"part lost", (*driver).partLost},
 	{"part lost", (*driver).partLost},
 	{"bucket away", (*driver).bucketAway},
+	{"bucket full", (*driver).bucketFull},
 	{"bucket flaky", (*driver).bucketFlaky},
 	{"bucket slow", (*driver).bucketSlow},
 }
@@ -263,6 +264,11 @@ func (d *driver) withBucket(do func(*bucket)) {
 func (d *driver) bucketAway() {
 	d.withBucket(func(b *bucket) { b.away = true })
 	d.later(10, func() { d.withBucket(func(b *bucket) { b.away = false }) })
+}
+
+func (d *driver) bucketFull() {
+	d.withBucket(func(b *bucket) { b.full = true })
+	d.later(10, func() { d.withBucket(func(b *bucket) { b.full = false }) })
 }
 
 func (d *driver) bucketFlaky() {

@@ -33,14 +33,12 @@ type journal struct {
 	start time.Time
 	mu    sync.Mutex
 	text  strings.Builder
-	lines int
 }
 
 func (j *journal) add(who, format string, args ...any) {
 	at := time.Since(j.start)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.lines++
 	fmt.Fprintf(&j.text, "%10.3fs %-10s %s\n", at.Seconds(), who, fmt.Sprintf(format, args...))
 }
 
