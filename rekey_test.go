@@ -58,6 +58,9 @@ state: {store: %q}
 		killedAt(t, step, rekey)
 		run := launch(t, "run", rekey)
 		eventually(t, "the part of the day", 30*time.Second, func() bool { return p.committed(t) == g.messages })
+		if _, said := p.answers("/status"); !strings.Contains(said, "the pipeline that reads it scores them") || strings.Contains(said, "asset_on_partitions") {
+			t.Errorf("want the status to say where the assets are scored, and no fault with their partitions, got %s", said)
+		}
 		run.signal(t, syscall.SIGKILL)
 		<-run.done
 	}

@@ -124,6 +124,7 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	}
 	settings := e.settings()
 	settings.Rekeyed = rekeys
+	e.status.setRekeys(rekeys)
 	settings.Step = "sink"
 	if e.sink, err = e.plan.Sink(settings); err != nil {
 		return err

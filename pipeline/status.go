@@ -70,7 +70,7 @@ func (b *statusBoard) allFindings() []Finding {
 		}
 	}
 	for asset, on := range b.partitions {
-		if len(on) > 1 {
+		if len(on) > 1 && !b.rekeys {
 			list = append(list, Finding{Kind: "asset_on_partitions", Device: asset, Partitions: slices.Sorted(maps.Keys(on))})
 		}
 	}
@@ -120,6 +120,7 @@ type statusBoard struct {
 	assets       map[assetKey]*AssetStatus
 	deadLetters  map[int32]int64
 	untracked    int64
+	rekeys       bool // rows go to the topic keyed by asset, and no further
 }
 
 func newStatusBoard() *statusBoard {
@@ -327,6 +328,16 @@ func dropped(a *AssetStatus) int64 {
 	return n
 }
 
+// rekeyedElsewhere is why no asset of a pipeline with the step rekey is scored.
+const rekeyedElsewhere = "its rows go to the topic keyed by asset: the pipeline that reads it scores them"
+
+// setRekeys says whether rows go to the topic keyed by asset.
+func (b *statusBoard) setRekeys(rekeys bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.rekeys = rekeys
+}
+
 // ready says whether the pipeline works, and if not, why.
 func (b *statusBoard) ready() (bool, string) {
 	switch {
@@ -367,7 +378,9 @@ func (e *Engine) Status() Status {
 	for _, a := range b.assets {
 		shown := *a
 		shown.Dropped = maps.Clone(a.Dropped)
-		shown.Why = why(&shown, now)
+		if shown.Why = why(&shown, now); b.rekeys {
+			shown.Why = rekeyedElsewhere
+		}
 		s.Assets = append(s.Assets, shown)
 	}
 	s.Dead, s.Untracked = maps.Clone(b.deadLetters), b.untracked

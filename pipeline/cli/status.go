@@ -124,7 +124,8 @@ func findingText(f *pipeline.Finding) string {
 		return fmt.Sprintf("device %q on partition %d: its clock is not set: %d rows since %s have times before watermark.min_time", f.Device,
 			f.Partitions[0], f.Rows, at(f.Since))
 	case "asset_on_partitions":
-		return fmt.Sprintf("asset %q comes on partitions %v: its windows can't be put together; its messages need one key", f.Device, f.Partitions)
+		return fmt.Sprintf("asset %q comes on partitions %v: its windows can't be put together; its messages need one key, or a pipeline "+
+			"with the step rekey before this one", f.Device, f.Partitions)
 	}
 	return fmt.Sprintf("%s: %q on partitions %v, %d rows since %s", f.Kind, f.Device, f.Partitions, f.Rows, at(f.Since))
 }
