@@ -353,3 +353,33 @@ func BenchmarkDecode(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)*50/b.Elapsed().Seconds(), "rows/s")
 }
+
+// Scenario: messages of 50 rows.
+// Guarantees: none; it measures writing.
+func BenchmarkEncode(b *testing.B) {
+	in := schemas.NewTelemetryBuilder(memory.DefaultAllocator, "plant.telemetry", 0)
+	defer in.Release()
+	for i := range 50 {
+		in.Append(&schemas.Row{
+			TS: 1_700_000_000_000_000_000 + int64(i), Asset: []byte("press 1"), Tag: fmt.Appendf(nil, "xmeas_%02d", i), VType: schemas.TypeFloat,
+			HasValue: true, Value: float64(i) * 1.1, Quality: schemas.Good,
+		}, int64(1_000_000+i), 1_700_000_000_010_000_000)
+	}
+	rec := in.NewRecord()
+	defer rec.Release()
+	b.ReportAllocs()
+	var text []byte
+	for b.Loop() {
+		rows, err := Read(rec)
+		if err != nil {
+			b.Fatal(err)
+		}
+		text = rows.AppendHead(text[:0], "0123456789abcdef0123456789abcdef", 0)
+		for i := range rows.Len() {
+			text = rows.AppendRow(text, i == 0, i)
+		}
+		text = AppendTail(text)
+	}
+	b.SetBytes(int64(len(text)))
+	b.ReportMetric(float64(b.N)*50/b.Elapsed().Seconds(), "rows/s")
+}
