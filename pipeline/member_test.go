@@ -49,3 +49,51 @@ func TestBlobOfAnotherRelease(t *testing.T) {
 		t.Errorf("want a fault of the configuration, of another release, got %v", err)
 	}
 }
+
+// silent is a source whose group does not say what it has stored in its first generation.
+type silent struct {
+	Source
+	asked *int
+}
+
+func (s silent) Next(ctx context.Context) (Generation, error) {
+	g, err := s.Source.Next(ctx)
+	return silentGeneration{g, s.asked}, err
+}
+
+type silentGeneration struct {
+	Generation
+	asked *int
+}
+
+func (g silentGeneration) Committed(ctx context.Context) (map[int32]Commit, error) {
+	if *g.asked++; *g.asked == 1 {
+		return nil, errors.New("connection reset by peer")
+	}
+	return g.Generation.Committed(ctx)
+}
+
+// Scenario: the brokers go away as a generation begins, so that the group does not say what it has stored.
+// Guarantees: the process asks again in its next generation, and goes on as if nothing had been.
+func TestGroupSilentAsGenerationBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		want, _ := undisturbed(t)
+		w := newWorld(t)
+		plantOf(w)
+		asked := 0
+		w.live(t, func(p *Plan) {
+			summingPlan(p)
+			source := p.Source
+			p.Source = func(s Settings, d NewDecoder) (Source, error) {
+				made, err := source(s, d)
+				return silent{made, &asked}, err
+			}
+		})
+		if got := w.outcome(); got != want {
+			t.Errorf("want\n%v\ngot\n%v", want, got)
+		}
+		if w.generations != 2 {
+			t.Errorf("want a second generation, got %d", w.generations)
+		}
+	})
+}
