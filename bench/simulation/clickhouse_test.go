@@ -18,9 +18,9 @@ import (
 	"github.com/tailrace/tailrace/schemas"
 )
 
-// clickhouse is a server as DESIGN.md section 5 has it: it logs a block's token and then puts the part in place; a block
-// whose token is known is acknowledged and dropped, whatever became of its part; it knows a finite number of tokens; what was
-// sent is carried out though the sender has given up.
+// clickhouse is a server as DESIGN.md section 5 has it: it logs a block's token and then puts the part in place; a
+// block whose token is known is acknowledged and dropped, whatever became of its part; it knows a finite number of
+// tokens; what was sent is carried out though the sender has given up.
 type clickhouse struct {
 	journal *journal
 	window  int // tokens that a table remembers
@@ -50,7 +50,8 @@ type part struct {
 
 func newClickhouse(j *journal, seed uint64) *clickhouse {
 	return &clickhouse{
-		journal: j, window: 1000, rng: rand.New(rand.NewPCG(seed, 2)), parts: map[pipeline.Table][]part{}, tokens: map[pipeline.Table][]string{},
+		journal: j, window: 1000, rng: rand.New(rand.NewPCG(seed, 2)),
+		parts: map[pipeline.Table][]part{}, tokens: map[pipeline.Table][]string{},
 	}
 }
 
@@ -61,8 +62,8 @@ var (
 	errPoison  = errors.New("value out of range")
 )
 
-// ask carries something out as the server: when it is not away, and after it has stopped hanging. The answer is lost if who
-// asked has given up; what was asked for is done all the same.
+// ask carries something out as the server: when it is not away, and after it has stopped hanging. The answer is lost if
+// who asked has given up; what was asked for is done all the same.
 func (c *clickhouse) ask(ctx context.Context, p *process, do func() error) error {
 	if err := p.alive(ctx); err != nil {
 		return err
@@ -129,7 +130,8 @@ func (c *clickhouse) insert(t pipeline.Table, token string, p part) error {
 	}
 	if c.lose > 0 {
 		c.lose--
-		c.journal.add("clickhouse", "killed after the token of %s block %d of checkpoint %x/%d was logged: the part is lost", t, p.num, p.run[:2], p.seq)
+		c.journal.add("clickhouse", "killed after the token of %s block %d of checkpoint %x/%d was logged: the part is lost",
+			t, p.num, p.run[:2], p.seq)
 		return errReset
 	}
 	c.parts[t] = append(c.parts[t], p)
@@ -148,8 +150,8 @@ func (c *clickhouse) rows(t pipeline.Table) []string {
 	return all
 }
 
-// sink is one process's client. It keeps to the rules of DESIGN.md: one INSERT a month and table, tokens that name the block,
-// a look for what may be there, a further token for what is not.
+// sink is one process's client. It keeps to the rules of DESIGN.md: one INSERT a month and table, tokens that name the
+// block, a look for what may be there, a further token for what is not.
 type sink struct {
 	server  *clickhouse
 	process *process
@@ -196,7 +198,8 @@ func (s *sink) Write(ctx context.Context, c *pipeline.Checkpoint) (pipeline.Writ
 			}
 			for _, r := range b.poison {
 				w.Refused = append(w.Refused, pipeline.RefusedRow{
-					Table: table, Topic: r.topic, Partition: r.partition, Row: r.record.NewSlice(r.row, r.row+1), Reason: errPoison.Error(),
+					Table: table, Topic: r.topic, Partition: r.partition, Reason: errPoison.Error(),
+					Row: r.record.NewSlice(r.row, r.row+1),
 				})
 			}
 		}
@@ -252,7 +255,9 @@ func (s *sink) there(ctx context.Context, t pipeline.Table, p part) (bool, error
 	for i := range 2 {
 		found := false
 		err := s.server.ask(ctx, s.process, func() error {
-			found = slices.ContainsFunc(s.server.parts[t], func(q part) bool { return q.run == p.run && q.seq == p.seq && q.num == p.num })
+			found = slices.ContainsFunc(s.server.parts[t], func(q part) bool {
+				return q.run == p.run && q.seq == p.seq && q.num == p.num
+			})
 			return nil
 		})
 		if err != nil || found || i == 1 {
@@ -327,7 +332,9 @@ type where struct {
 // cutBlocks cuts parts by month, at most most rows each. Rows that the server refuses are left out, as bisecting does.
 func cutBlocks(t pipeline.Table, parts []pipeline.Part, most int) []block {
 	months := map[int]*block{}
-	column := map[pipeline.Table]int{pipeline.Telemetry: schemas.ColTS, pipeline.Predictions: schemas.PredWindowStart, pipeline.EventsTable: schemas.EventTS}[t]
+	column := map[pipeline.Table]int{
+		pipeline.Telemetry: schemas.ColTS, pipeline.Predictions: schemas.PredWindowStart, pipeline.EventsTable: schemas.EventTS,
+	}[t]
 	for _, p := range parts {
 		for _, b := range p.Batches {
 			times := b.Column(column).(*array.Timestamp).TimestampValues()

@@ -1,6 +1,7 @@
 // Package simulation runs the real engine on virtual time: engines with the real Kafka source and publisher over an
-// in-memory broker, against models of ClickHouse and of the state store that fail as the real ones do. A seed decides what
-// is produced and what breaks when. In the end what is stored is compared with an undisturbed run over the same topic.
+// in-memory broker, against models of ClickHouse and of the state store that fail as the real ones do. A seed decides
+// what is produced and what breaks when. In the end what is stored is compared with an undisturbed run over the same
+// topic.
 //
 // Goroutines that are due at one instant run in any order, so a seed fixes the faults and their times, not every
 // interleaving: a failing seed prints its journal, which says what happened.

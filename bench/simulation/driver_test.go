@@ -135,7 +135,9 @@ var protocol = []string{"blob", "commit", "insert telemetry", "insert prediction
 
 // setTrap has a process killed or cut off before or after a step of the protocol.
 func (d *driver) setTrap() {
-	set := trap{when: []string{"before", "after"}[d.rng.IntN(2)], step: protocol[d.rng.IntN(len(protocol))], skip: d.rng.IntN(3)}
+	set := trap{
+		when: []string{"before", "after"}[d.rng.IntN(2)], step: protocol[d.rng.IntN(len(protocol))], skip: d.rng.IntN(3),
+	}
 	if d.rng.IntN(2) == 0 {
 		set.cutOff = time.Duration(1+d.rng.IntN(12)) * time.Second
 	}
@@ -168,7 +170,9 @@ func (d *driver) grow() {
 func (d *driver) topicsStuck() {
 	out := []string{schemas.TopicEvents, schemas.TopicLate, schemas.TopicDeadLetters}[d.rng.IntN(3)]
 	d.journal.add("fault", "%s is stuck", out)
-	fault := d.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: d.prefix + out, Err: kerr.NotLeaderForPartition, Count: -1})
+	fault := d.cluster.Fault(kfake.Fault{
+		Keys: []kmsg.Key{kmsg.Produce}, Topic: d.prefix + out, Err: kerr.NotLeaderForPartition, Count: -1,
+	})
 	d.later(8, fault.Remove)
 }
 
@@ -281,7 +285,8 @@ func (d *driver) bucketSlow() {
 	d.later(10, func() { d.withBucket(func(b *bucket) { b.slow = 0 }) })
 }
 
-// live runs the plant for a while under faults, then heals everything, stops all processes, and lets one read to the end.
+// live runs the plant for a while under faults, then heals everything, stops all processes, and lets one read to the
+// end.
 func (d *driver) live(p *plant, seconds int) error {
 	d.plant, d.client = p, d.producer()
 	defer d.client.Close()

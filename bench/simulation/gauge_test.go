@@ -11,8 +11,8 @@ import (
 	"github.com/tailrace/tailrace/schemas"
 )
 
-// gauge scores a window as a model would, with the largest mean of its channels' absolute values, so that detect has something
-// to work on. It needs no bundle and no library.
+// gauge scores a window as a model would, with the largest mean of its channels' absolute values, so that detect has
+// something to work on. It needs no bundle and no library.
 type gauge struct {
 	pipeline.Stateless
 	settings pipeline.Settings
@@ -30,7 +30,9 @@ func (g *gauge) Bind(in *arrow.Schema) (*arrow.Schema, error) {
 		return nil, err
 	}
 	g.in, g.channels = in, len(layout.Channels)
-	layout.Model = &schemas.ModelInfo{Name: "gauge", Version: "1", Mean: make([]float64, g.channels), Std: make([]float64, g.channels)}
+	layout.Model = &schemas.ModelInfo{
+		Name: "gauge", Version: "1", Mean: make([]float64, g.channels), Std: make([]float64, g.channels),
+	}
 	for i := range layout.Model.Std {
 		layout.Model.Std[i] = 1
 	}

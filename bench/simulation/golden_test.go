@@ -145,7 +145,8 @@ func (w *world) restarts(c cutting) error {
 }
 
 // dull are the columns and fields that say nothing in the golden pipelines.
-var dull = regexp.MustCompile(` (ts_kind|vtype|value_int|value_str|quality|status|unit|src|src_seq|k_topic|k_idx|model|model_version|outputs)=\S*|"[a-z_]+":null,`)
+var dull = regexp.MustCompile(` (ts_kind|vtype|value_int|value_str|quality|status|unit|src|src_seq|k_topic|k_idx)=\S*` +
+	`| (model|model_version|outputs)=\S*|"[a-z_]+":null,`)
 
 // left is what there is in the end, in an order that does not depend on when it came.
 func (w *world) left() string {
@@ -159,16 +160,8 @@ func (w *world) left() string {
 	for _, table := range []pipeline.Table{pipeline.Telemetry, pipeline.Predictions, pipeline.EventsTable} {
 		section(string(table), w.clickhouse.rows(table))
 	}
-	once := func(name string, text func(*kgo.Record) string) {
-		var rows []string
-		for row := range w.sent(name, text) {
-			rows = append(rows, row)
-		}
-		slices.Sort(rows)
-		section(name, rows)
-	}
-	once(schemas.TopicLate, valueOf)
-	once(schemas.TopicDeadLetters, letterOf)
+	section(schemas.TopicLate, w.sentOnce(schemas.TopicLate, valueOf))
+	section(schemas.TopicDeadLetters, w.sentOnce(schemas.TopicDeadLetters, letterOf))
 	sums, err := w.ledger()
 	if err != nil {
 		w.t.Error(err)
@@ -207,7 +200,8 @@ func same(t *testing.T, name, want, got string) {
 	lines := strings.Split(got, "\n")
 	for i, line := range strings.Split(want, "\n") {
 		if i == len(lines) || lines[i] != line {
-			t.Fatalf("%s, line %d: want\n%s\ngot\n%s", name, i+1, line, strings.Join(lines[min(i, len(lines)):min(i+1, len(lines))], ""))
+			other := strings.Join(lines[min(i, len(lines)):min(i+1, len(lines))], "")
+			t.Fatalf("%s, line %d: want\n%s\ngot\n%s", name, i+1, line, other)
 		}
 	}
 	t.Fatalf("%s: want %d lines, got %d", name, strings.Count(want, "\n"), strings.Count(got, "\n"))
@@ -226,8 +220,8 @@ var otherwise = []cutting{
 	{name: "restored often, still otherwise", records: 11, rows: 6, barrier: 5, kills: 8, seed: 5},
 }
 
-// Scenario: messages with late rows, corrections, history, repeats and malformed ones, in two partitions, are read whole, cut
-// otherwise, and by processes that are killed at random commits.
+// Scenario: messages with late rows, corrections, history, repeats and malformed ones, in two partitions, are read
+// whole, cut otherwise, and by processes that are killed at random commits.
 // Guarantees: tables, late rows, dead letters and what the ledger counts are those of the golden file, to the letter.
 func TestGoldenLate(t *testing.T) {
 	messages := recording(t, "late.txt")
@@ -254,8 +248,8 @@ func placeless(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Scenario: messages no more out of order than out_of_order lie in one, two or four partitions, and are read whole, cut otherwise,
-// and by processes that are killed at random commits.
+// Scenario: messages no more out of order than out_of_order lie in one, two or four partitions, and are read whole, cut
+// otherwise, and by processes that are killed at random commits.
 // Guarantees: apart from lineage all is as in the golden file.
 func TestGoldenPartitions(t *testing.T) {
 	messages := recording(t, "within.txt")
@@ -268,8 +262,9 @@ func TestGoldenPartitions(t *testing.T) {
 	}
 }
 
-// Scenario: the golden file of the messages that are in time, against a computation by the definitions of align and window: the
-// newest value of the last three seconds at each second, windows of five such seconds, the mean of the absolute values.
+// Scenario: the golden file of the messages that are in time, against a computation by the definitions of align and
+// window: the newest value of the last three seconds at each second, windows of five such seconds, the mean of the
+// absolute values.
 // Guarantees: the file has exactly the windows that the definitions give, with their rows, coverage and score.
 func TestGoldenByDefinition(t *testing.T) {
 	type value struct {
@@ -309,7 +304,8 @@ func TestGoldenByDefinition(t *testing.T) {
 	var want []string
 	for asset := range first {
 		end := last[asset].Add(time.Second - 1).Truncate(time.Second) // the last second that a value counts in
-		for start := first[asset].Add(-6 * time.Second).Truncate(2 * time.Second); !start.After(end); start = start.Add(2 * time.Second) {
+		start := first[asset].Add(-6 * time.Second).Truncate(2 * time.Second)
+		for ; !start.After(end); start = start.Add(2 * time.Second) {
 			n, cells, score := 0, 0, float32(0)
 			sums, counts := map[string]float64{}, map[string]int{}
 			for s := range 5 {
@@ -336,7 +332,8 @@ func TestGoldenByDefinition(t *testing.T) {
 			for tag, sum := range sums {
 				score = max(score, float32(sum/float64(counts[tag])))
 			}
-			want = append(want, fmt.Sprintf("asset=%s window_start=%s n=%d coverage=%v score=%v", asset, start.Format(time.RFC3339), n, float32(cells)/10, score))
+			want = append(want, fmt.Sprintf("asset=%s window_start=%s n=%d coverage=%v score=%v",
+				asset, start.Format(time.RFC3339), n, float32(cells)/10, score))
 		}
 	}
 	slices.Sort(want)

@@ -20,10 +20,10 @@ func (w *world) judge(o *world) error {
 	}
 	// At least once: how often a message came does not count.
 	for _, out := range []string{schemas.TopicEvents, schemas.TopicLate} {
-		found = append(found, compare(out, slices.Sorted(maps.Keys(o.sent(out, valueOf))), slices.Sorted(maps.Keys(w.sent(out, valueOf)))))
+		found = append(found, compare(out, o.sentOnce(out, valueOf), w.sentOnce(out, valueOf)))
 	}
 	letters := schemas.TopicDeadLetters
-	found = append(found, compare(letters, slices.Sorted(maps.Keys(o.sent(letters, letterOf))), slices.Sorted(maps.Keys(w.sent(letters, letterOf)))))
+	found = append(found, compare(letters, o.sentOnce(letters, letterOf), w.sentOnce(letters, letterOf)))
 
 	want, bad := o.ledger()
 	found = append(found, bad)
@@ -37,17 +37,19 @@ func (w *world) judge(o *world) error {
 	return errors.Join(found...)
 }
 
-// judgeRepeated is judge for a pipeline that may repeat rows: nothing is missing, and nothing is there that should not be.
+// judgeRepeated is judge for a pipeline that may repeat rows: nothing is missing, and nothing is there that should not
+// be.
 func (w *world) judgeRepeated(o *world) error {
 	var found []error
 	for _, table := range []pipeline.Table{pipeline.Telemetry, pipeline.Predictions, pipeline.EventsTable} {
-		found = append(found, compare(string(table), slices.Compact(o.clickhouse.rows(table)), slices.Compact(w.clickhouse.rows(table))))
+		want, got := slices.Compact(o.clickhouse.rows(table)), slices.Compact(w.clickhouse.rows(table))
+		found = append(found, compare(string(table), want, got))
 	}
 	return errors.Join(found...)
 }
 
-// ledger checks that a ledger's lines follow each other from each partition's first message to its last, and that they say of
-// each message where it went. It returns the sums of all that it counts.
+// ledger checks that a ledger's lines follow each other from each partition's first message to its last, and that they
+// say of each message where it went. It returns the sums of all that it counts.
 func (w *world) ledger() (map[string]int64, error) {
 	lines := slices.Clone(w.clickhouse.ledger)
 	slices.SortStableFunc(lines, func(a, b pipeline.LedgerEntry) int {
@@ -72,7 +74,8 @@ func (w *world) ledger() (map[string]int64, error) {
 	}
 	for _, p := range w.cluster.PartitionInfos(topic) {
 		if at[p.Partition] != p.HighWatermark {
-			found = append(found, fmt.Errorf("ledger of partition %d: want it to end at offset %d, got %d", p.Partition, p.HighWatermark, at[p.Partition]))
+			found = append(found, fmt.Errorf("ledger of partition %d: want it to end at offset %d, got %d",
+				p.Partition, p.HighWatermark, at[p.Partition]))
 		}
 	}
 	went := sums["stored.telemetry"] + sums["refused.telemetry"] + sums["rows.duplicate"]
@@ -117,5 +120,6 @@ func compare(what string, want, got []string) error {
 		}
 		return text
 	}
-	return fmt.Errorf("%s: of %d rows %d are missing:%s\nand %d are too many:%s", what, len(want), len(missing), show(missing), len(more), show(more))
+	return fmt.Errorf("%s: of %d rows %d are missing:%s\nand %d are too many:%s",
+		what, len(want), len(missing), show(missing), len(more), show(more))
 }

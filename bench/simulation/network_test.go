@@ -15,8 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// network is the virtual network of a world, with what real ones do: bytes take a while, links break with bytes on their
-// way, and a host may be cut off such that what it sent arrives later, when it has long given up.
+// network is the virtual network of a world, with what real ones do: bytes take a while, links break with bytes on
+// their way, and a host may be cut off such that what it sent arrives later, when it has long given up.
 type network struct {
 	virtual kfake.VirtualNetwork
 	running sync.WaitGroup
@@ -162,8 +162,8 @@ func (n *network) latency() time.Duration {
 
 // link is one connection: two pipes, and what moves requests and answers between them.
 //
-// A request is taken when the one before has its answer. Requests behind each other on a link would make kafka-go wait in a
-// mutex, in which virtual time stands still.
+// A request is taken when the one before has its answer. Requests behind each other on a link would make kafka-go wait
+// in a mutex, in which virtual time stands still.
 type link struct {
 	network      *network
 	host, broker string

@@ -14,9 +14,9 @@ import (
 	"github.com/tailrace/tailrace/schemas"
 )
 
-// digest keeps for each asset a hash of all its rows so far, in order, and gives it out with each row: one row more, less or
-// in another place, or a state that is lost or old, changes everything after it. Some rows open an event. It takes the rows
-// of align or of window and gives schemas.Predictions.
+// digest keeps for each asset a hash of all its rows so far, in order, and gives it out with each row: one row more,
+// less or in another place, or a state that is lost or old, changes everything after it. Some rows open an event. It
+// takes the rows of align or of window and gives schemas.Predictions.
 type digest struct {
 	settings pipeline.Settings
 	in       *arrow.Schema
@@ -29,7 +29,8 @@ var _ pipeline.Operator = (*digest)(nil)
 
 func newDigest(s pipeline.Settings) (pipeline.Operator, error) {
 	return &digest{
-		settings: s, hashes: map[string]uint64{}, changed: map[string]bool{}, out: array.NewRecordBuilder(s.Alloc, schemas.Predictions()),
+		settings: s, hashes: map[string]uint64{}, changed: map[string]bool{},
+		out: array.NewRecordBuilder(s.Alloc, schemas.Predictions()),
 	}, nil
 }
 
@@ -120,7 +121,8 @@ func (d *digest) event(asset string, start, end int64, hash uint64) schemas.Even
 	utc := func(ns int64) time.Time { return time.Unix(0, ns).UTC() }
 	id := sha256.Sum256(fmt.Appendf(nil, "%s/digest/%s/%d/%x", d.settings.Pipeline, asset, start, hash))
 	return schemas.Event{
-		Schema: schemas.EventSchema, EventID: fmt.Sprintf("%x", id[:16]), Status: schemas.StatusFiring, Pipeline: d.settings.Pipeline,
+		Schema: schemas.EventSchema, EventID: fmt.Sprintf("%x", id[:16]), Status: schemas.StatusFiring,
+		Pipeline: d.settings.Pipeline,
 		Detector: "digest", Asset: asset, OnsetTS: utc(start), EventTS: utc(end), DetectedTS: utc(end), PeakTS: utc(end),
 		Score:  schemas.EventScore{Value: float64(hash % 1000)},
 		Window: schemas.EventWindow{Start: utc(start), End: utc(end)}, Backfill: d.settings.Backfill,

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,7 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// poison is a value that the ClickHouse model refuses, and poisonScore the least score; a hundredth of digest's are over it.
+// poison is a value that the ClickHouse model refuses, and poisonScore the least score; a hundredth of digest's are
+// over it.
 const (
 	poison      = 1e300
 	poisonScore = 990
@@ -104,7 +107,8 @@ func (p *plant) message(from device, tag string, now time.Time) []*kgo.Record {
 // producer is another implementation's, as a gateway has.
 func (w *world) producer() *kgo.Client {
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers(w.cluster.ListenAddrs()...), kgo.Dialer(w.network.virtual.DialContext), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.SeedBrokers(w.cluster.ListenAddrs()...), kgo.Dialer(w.network.virtual.DialContext),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.MetadataMinAge(100*time.Millisecond), kgo.MetadataMaxAge(time.Second),
 	)
 	if err != nil {
@@ -113,7 +117,12 @@ func (w *world) producer() *kgo.Client {
 	return client
 }
 
-// sent are the messages that came onto a topic, each once, as texts.
+// sentOnce are the messages that came onto a topic, as texts, sorted, each once.
+func (w *world) sentOnce(name string, text func(*kgo.Record) string) []string {
+	return slices.Sorted(maps.Keys(w.sent(name, text)))
+}
+
+// sent are the messages that came onto a topic, as texts, with how often each came.
 func (w *world) sent(name string, text func(*kgo.Record) string) map[string]int {
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(w.cluster.ListenAddrs()...), kgo.Dialer(w.network.virtual.DialContext), kgo.ConsumeTopics(w.prefix+name),
@@ -146,7 +155,7 @@ func letterOf(r *kgo.Record) string {
 		headers[h.Key] = string(h.Value)
 	}
 	return strings.Join([]string{
-		headers[schemas.HeaderStage], headers[schemas.HeaderErrorCode], headers[schemas.HeaderSrcPartition], headers[schemas.HeaderSrcOffset],
-		headers[schemas.HeaderError],
+		headers[schemas.HeaderStage], headers[schemas.HeaderErrorCode], headers[schemas.HeaderSrcPartition],
+		headers[schemas.HeaderSrcOffset], headers[schemas.HeaderError],
 	}, " ")
 }

@@ -28,8 +28,8 @@ func busy(seed uint64, partitions int) *plant {
 	return p
 }
 
-// Scenario: ClickHouse hangs without closing a connection while a checkpoint is sent; the only process is told to stop, and
-// another starts when ClickHouse answers again.
+// Scenario: ClickHouse hangs without closing a connection while a checkpoint is sent; the only process is told to stop,
+// and another starts when ClickHouse answers again.
 // Guarantees: the process ends within 5 s; the next one settles the plan that it left, and nothing is lost or doubled.
 func TestStopWhileClickhouseHangs(t *testing.T) {
 	journal := inWorld(t, 11, 2, func(t *testing.T, w *world, rng *rand.Rand) error {

@@ -13,8 +13,8 @@ import (
 	"github.com/tailrace/tailrace/pipeline/state"
 )
 
-// bucket is a state store as a server: it may be away, slow, or full, and answer with an error though it has done what it was
-// asked for.
+// bucket is a state store as a server: it may be away, slow, or full, and answer with an error though it has done what
+// it was asked for.
 type bucket struct {
 	mu     sync.Mutex
 	rng    *rand.Rand
@@ -87,8 +87,7 @@ func (s *store) ask(ctx context.Context, do func() error) error {
 
 func (s *store) Close() error { return nil }
 
-// Open tries as the real one does: not at all. The engine takes an error here for one of the configuration, so the model has
-// none.
+// Open finds nothing wrong, whatever is: a store that can't be used as a process starts is a fault of the configuration.
 func (s *store) Open(context.Context) error { return nil }
 
 func (s *store) Put(ctx context.Context, name string, data []byte) error {

@@ -111,7 +111,8 @@ func newWorld(t *testing.T, seed uint64, partitions int) *world {
 	w.clickhouse = newClickhouse(w.journal, seed)
 	var err error
 	w.cluster, err = kfake.NewCluster(
-		kfake.NumBrokers(2), kfake.Ports(9092, 9093), kfake.ListenFn(w.network.virtual.Listen), kfake.SeedTopics(int32(partitions), topic),
+		kfake.NumBrokers(2), kfake.Ports(9092, 9093), kfake.ListenFn(w.network.virtual.Listen),
+		kfake.SeedTopics(int32(partitions), topic),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -230,7 +231,8 @@ func (w *world) start(name, until string) *process {
 		default:
 		}
 		w.journal.add(name, "ends: %v", p.err)
-		if ctx.Err() == nil && (p.err != nil || until == "") { // one that is told to stop may say what it has left to the next
+		// One that is told to stop may say what it has left to the next.
+		if ctx.Err() == nil && (p.err != nil || until == "") {
 			w.mu.Lock()
 			w.faults = append(w.faults, errors.Join(fmt.Errorf("%s has ended though nobody told it to", name), p.err))
 			w.mu.Unlock()
@@ -267,7 +269,8 @@ func (p *process) plan() pipeline.Plan {
 			}
 			return publisher, err
 		},
-		Watermark: pipeline.DefaultWatermark(), Checkpoint: pipeline.DefaultCheckpoint(), State: pipeline.DefaultState(), Limits: pipeline.DefaultLimits(),
+		Watermark: pipeline.DefaultWatermark(), Checkpoint: pipeline.DefaultCheckpoint(),
+		State: pipeline.DefaultState(), Limits: pipeline.DefaultLimits(),
 	}
 	plan.Watermark.OutOfOrder, plan.Watermark.AllowedLateness = time.Second, 5*time.Second
 	plan.Watermark.IdleTimeout = 24 * time.Hour // longer than any run: the clock of barriers is another in each
