@@ -2,6 +2,8 @@ package main
 
 import (
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -201,4 +203,72 @@ func TestHungClickHouseLeavesAPlan(t *testing.T) {
 		t.Errorf("exit code %d\n%s", code, again.err.String())
 	}
 	p.storedOnce(t, produced)
+}
+
+// Scenario: the broker's data are lost and a fresh broker stands beside the old ClickHouse folder and the old state, with as many
+// messages as before; then the program is told to adopt it.
+// Guarantees: it stops with exit code 2, says that the topic was made anew and what to do, and stores nothing; then every message
+// of the new topic is stored, none vanishes behind an old token, and the lineage of each run is whole.
+func TestFreshBrokerBesideOldStore(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	servers, at, err := startEmbedded(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { servers.end() })
+	p := newPlant(t, at)
+	const produced = samples * tags
+	fill := func() {
+		p.makeTopic(t, 1, nil)
+		p.replay(t, []string{"--start", "2026-01-05T00:00:00Z"}, "d01_te")
+	}
+	through := func(args ...string) {
+		run := launch(t, append(args, p.file)...)
+		eventually(t, "all messages", time.Minute, func() bool { return p.committed(t) == produced })
+		run.signal(t, syscall.SIGINT)
+		if code := run.within(t, 5*time.Second); code != 0 {
+			t.Fatalf("exit code %d\n%s", code, run.err.String())
+		}
+	}
+	fill()
+	through("run")
+	servers.signal(t, syscall.SIGTERM)
+	servers.within(t, 20*time.Second)
+	if err := os.RemoveAll(filepath.Join(dir, "kafka")); err != nil {
+		t.Fatal(err)
+	}
+	old := at
+	if servers, at, err = startEmbedded(dir); err != nil {
+		t.Fatal(err)
+	}
+	p.move(t, old, at)
+	fill()
+	run, code := ended(t, "run", p.file)
+	if code != 2 || !strings.Contains(run.err.String(), "made anew") || !strings.Contains(run.err.String(), "--adopt") {
+		t.Fatalf("want exit code 2 and what to do about a topic that was made anew, got %d:\n%s", code, run.err.String())
+	}
+	if n := p.query(t, "SELECT count() FROM telemetry"); n != produced {
+		t.Fatalf("want nothing stored by a run that stops, got %d rows more", n-produced)
+	}
+	through("run", "--adopt")
+	if n := p.query(t, "SELECT count() FROM telemetry"); n != 2*produced {
+		t.Errorf("want every message of both topics, %d, got %d", 2*produced, n)
+	}
+	if n := p.query(t, "SELECT count() - uniqExact(run, k_part, k_offset, k_idx) FROM telemetry"); n != 0 {
+		t.Errorf("%d rows are there twice within a run", n)
+	}
+}
+
+// move puts other addresses into the plant's file.
+func (p *plant) move(t *testing.T, from, to addresses) {
+	t.Helper()
+	text, err := os.ReadFile(p.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := strings.NewReplacer(from.Kafka[0], to.Kafka[0], from.Native, to.Native).Replace(string(text))
+	if err := os.WriteFile(p.file, []byte(moved), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.addresses = to
 }

@@ -255,6 +255,10 @@ func TestStopsAndGoesOn(t *testing.T) {
 			w.blocks = map[string][]string{}
 		}, "another program", func(p *Plan) { p.Adopt = true }, 3 + 22},
 		{"topic made anew", func(w *world) { w.topicID, w.blocks = "two", map[string][]string{} }, "made anew", func(p *Plan) { p.Adopt = true }, 0},
+		{"a fresh broker beside an old store", func(w *world) {
+			clear(w.commits)
+			w.topicID, w.blocks = "two", map[string][]string{}
+		}, "the ledger knows it up to offset", func(p *Plan) { p.Adopt = true }, 0},
 		{"end below", func(w *world) {
 			c := w.commits[0]
 			w.commits[0] = Commit{Offset: 1000, Metadata: c.Metadata}
