@@ -260,8 +260,11 @@ func (s *sink) there(ctx context.Context, t pipeline.Table, p part) (bool, error
 			})
 			return nil
 		})
-		if err != nil || found || i == 1 {
-			return found, err
+		if err != nil {
+			return false, err // what is asked may still write found
+		}
+		if found || i == 1 {
+			return found, nil
 		}
 		select {
 		case <-time.After(time.Second):
@@ -300,16 +303,21 @@ func (s *sink) record(ctx context.Context, lines []pipeline.LedgerEntry) error {
 // Ledger gives the newest line of each partition.
 func (s *sink) Ledger(ctx context.Context, id, topic string) (list []pipeline.LedgerEntry, err error) {
 	err = s.retry(ctx, func() error {
-		return s.server.ask(ctx, s.process, func() error {
+		var found []pipeline.LedgerEntry // of this attempt alone: one given up may still write its own
+		err := s.server.ask(ctx, s.process, func() error {
 			newest := map[int32]pipeline.LedgerEntry{}
 			for _, l := range s.server.ledger {
 				if l.Pipeline == id && l.Topic == topic && l.To >= newest[l.Partition].To {
 					newest[l.Partition] = l
 				}
 			}
-			list = slices.Collect(maps.Values(newest))
+			found = slices.Collect(maps.Values(newest))
 			return nil
 		})
+		if err == nil {
+			list = found
+		}
+		return err
 	})
 	return list, err
 }
