@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -68,18 +66,11 @@ const (
 func chaos(ctx context.Context, c chaosConfig) (_ *chaosResult, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Minute+time.Duration(c.kills)*time.Minute)
 	defer cancel()
-	dir := c.dir
-	if dir == "" {
-		if dir, err = os.MkdirTemp("", "tailrace-chaos-"); err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	} else if err := os.MkdirAll(dir, 0o700); err != nil {
+	dir, remove, err := workDir(c.dir, "chaos")
+	if err != nil {
 		return nil, err
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return nil, err
-	}
+	defer func() { err = errors.Join(err, remove()) }()
 	file := pipelineFile{
 		ID: "chaos", Topic: "bench.telemetry", Group: "chaos", Database: "chaos", Delivery: c.delivery,
 		Memory:   int64(c.memory),

@@ -48,6 +48,18 @@ type member struct {
 // What a process may take to end, beyond limits.drain; and a rig as a whole.
 const memberStop = 10 * time.Second
 
+// workDir makes the folder that a run works in: dir, which is kept, or without one a temporary folder that remove removes.
+func workDir(dir, name string) (path string, remove func() error, err error) {
+	if dir == "" {
+		path, err = os.MkdirTemp("", "tailrace-"+name+"-")
+		return path, func() error { return os.RemoveAll(path) }, err
+	}
+	if path, err = filepath.Abs(dir); err != nil {
+		return "", nil, err
+	}
+	return path, func() error { return nil }, os.MkdirAll(path, 0o700)
+}
+
 // newRig starts the servers, makes the topic and writes the files of as many processes as files has, which are not
 // started.
 func newRig(

@@ -142,18 +142,11 @@ func w1Load(c w1Config, tags []Tag) GeneratorConfig {
 
 // w1 measures both deliveries in turn on one preloaded topic.
 func w1(ctx context.Context, c w1Config) (_ *w1Result, err error) {
-	dir := c.dir
-	if dir == "" {
-		if dir, err = os.MkdirTemp("", "tailrace-w1-"); err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	} else if err := os.MkdirAll(dir, 0o700); err != nil {
+	dir, remove, err := workDir(c.dir, "w1")
+	if err != nil {
 		return nil, err
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return nil, err
-	}
+	defer func() { err = errors.Join(err, remove()) }()
 	file := w1File(c)
 	r, err := newRig(ctx, dir, c.kafka, 4, 0, c.log, file)
 	if err != nil {

@@ -136,24 +136,18 @@ func (f *flow) takeSpent() []stepTime {
 	return spent
 }
 
-// The names under which the state of a flow is kept: the clock's own, and what stands before the steps of the lane of history.
-const (
-	clockState   = "event-time"
-	historyState = "history/"
-)
-
 // snapshot writes the state of the clock and of all steps.
 func (f *flow) snapshot(full bool) ([]state.Step, error) {
 	w := state.NewWriter()
 	if err := f.clock.Snapshot(w, full); err != nil {
 		return nil, fmt.Errorf("the event-time clock: %w", err)
 	}
-	steps := []state.Step{{Name: clockState, State: w}}
+	steps := []state.Step{{Name: state.ClockStep, State: w}}
 	steps, err := f.live.snapshot(steps, "", full)
 	if err != nil || f.history == nil {
 		return steps, err
 	}
-	return f.history.snapshot(steps, historyState, full)
+	return f.history.snapshot(steps, state.HistoryPrefix, full)
 }
 
 // restore takes what snapshot wrote. It returns the steps whose state could not be used since the pipeline file has changed.
@@ -161,13 +155,13 @@ func (f *flow) restore(from []state.RestoredStep) (lost []string, err error) {
 	states := map[string]state.RestoredStep{}
 	for _, s := range from {
 		states[s.Name] = s
-		if strings.HasPrefix(s.Name, historyState) {
+		if strings.HasPrefix(s.Name, state.HistoryPrefix) {
 			if _, err := f.chainOf(eventtime.History); err != nil {
 				return nil, err
 			}
 		}
 	}
-	if s, ok := states[clockState]; ok && s.State.Version() > 0 {
+	if s, ok := states[state.ClockStep]; ok && s.State.Version() > 0 {
 		if err := f.clock.Restore(s.State); err != nil {
 			return nil, fmt.Errorf("the event-time clock: %w", err)
 		}
@@ -175,7 +169,7 @@ func (f *flow) restore(from []state.RestoredStep) (lost []string, err error) {
 	lost, err = f.live.restore(states, "")
 	if err == nil && f.history != nil {
 		var more []string
-		more, err = f.history.restore(states, historyState)
+		more, err = f.history.restore(states, state.HistoryPrefix)
 		lost = append(lost, more...)
 	}
 	return lost, err

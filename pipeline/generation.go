@@ -186,7 +186,7 @@ func (g *generation) newTask(p Partition) (*task, error) {
 	e := g.engine
 	t := &task{
 		part: p, alloc: e.env.Alloc, publish: e.publisher, budget: g.budget,
-		metrics: e.metrics, status: e.status, tracer: e.tracer, urge: g.urge, reach: e.env.Fail.Reach, barriers: make(chan barrier),
+		metrics: e.metrics, status: e.status, tracer: e.tracer, urge: g.urge, barriers: make(chan barrier),
 		stores: e.stores,
 		waiting: func(rows, inserts int) {
 			// Both are counted, whatever the first says.

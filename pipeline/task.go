@@ -30,7 +30,6 @@ type task struct {
 	stores  func(Table) bool
 	waiting func(rows, inserts int) // told how many more rows and INSERTs wait for a barrier
 	urge    func()                  // asks for a barrier now
-	reach   func(step string)
 
 	barriers chan barrier
 	pending  harvest

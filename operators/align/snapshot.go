@@ -1,7 +1,6 @@
 package align
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,8 +13,7 @@ import (
 // stateVersion numbers the format of the values that Snapshot writes.
 const stateVersion = 1
 
-// Snapshot writes the lanes by asset, and under "" what is of no one asset, with what the state must fit. An asset without
-// a name has its state inside that.
+// Snapshot writes the lanes by asset, and what is of no one asset, with what the state must fit.
 func (o *Operator) Snapshot(w *state.Writer, full bool) error {
 	w.Version(stateVersion)
 	late := map[int32][]lateSample{}
@@ -23,20 +21,15 @@ func (o *Operator) Snapshot(w *state.Writer, full bool) error {
 		late[s.asset] = append(late[s.asset], s)
 	}
 	var e state.Encoder
-	var unnamed []byte
 	for i := range o.assets {
-		a, name := &o.assets[i], o.names.Text(int32(i))
-		if !a.changed && !full && name != "" {
+		a := &o.assets[i]
+		if !a.changed && !full {
 			continue
 		}
 		a.changed = false
 		e.Reset()
 		a.encode(&e, i, late[int32(i)])
-		if name == "" {
-			unnamed = slices.Clone(e.Bytes)
-			continue
-		}
-		w.Put(name, e.Bytes)
+		w.Put(o.names.Text(int32(i)), e.Bytes)
 	}
 	e.Reset()
 	e.Int(o.grid)
@@ -49,53 +42,33 @@ func (o *Operator) Snapshot(w *state.Writer, full bool) error {
 	e.Int(o.emitted)
 	e.Int(o.horizon)
 	e.Int(o.trimmed)
-	e.Raw(unnamed)
-	w.Put("", e.Bytes)
+	w.Common(e.Bytes)
 	return nil
 }
 
 // Restore takes what Snapshot wrote. Assets keep the order in which they were first seen.
 func (o *Operator) Restore(r *state.Reader) error {
-	if r.Len() == 0 {
+	if r.Version() == 0 {
 		return nil
 	}
 	if v := r.Version(); v != stateVersion {
 		return fmt.Errorf("state of align: want version %d, got %d: it is of another release", stateVersion, v)
 	}
-	unnamed, err := o.restoreCommon(r.Get(""))
-	if err != nil {
+	if err := o.restoreCommon(r.Common()); err != nil {
 		return fmt.Errorf("state of align: %w", err)
 	}
-	type stored struct {
-		name  string
-		place uint64 // in the order of first sight
-		rest  *state.Decoder
+	if r.Len() > o.config.MaxAssets {
+		return fmt.Errorf("state of align: want at most %d assets (max_assets), got %d", o.config.MaxAssets, r.Len())
 	}
-	var list []stored
-	take := func(name string, value []byte) {
-		d := state.NewDecoder(value)
-		list = append(list, stored{name: name, place: d.Uint(), rest: d})
-	}
-	for name, value := range r.All() {
-		if name != "" {
-			take(name, value)
-		} else if len(unnamed) > 0 {
-			take(name, unnamed)
-		}
-	}
-	if len(list) > o.config.MaxAssets {
-		return fmt.Errorf("state of align: want at most %d assets (max_assets), got %d", o.config.MaxAssets, len(list))
-	}
-	slices.SortStableFunc(list, func(a, b stored) int { return cmp.Compare(a.place, b.place) })
-	for i, s := range list {
-		o.names.ID([]byte(s.name))
+	for i, s := range r.InOrder() {
+		o.names.ID([]byte(s.Key))
 		o.assets = append(o.assets, newAsset(len(o.config.Channels)))
 		a := &o.assets[i]
-		o.late = append(o.late, a.decode(s.rest, int32(i))...)
-		if err := s.rest.Err(); err != nil {
-			return fmt.Errorf("state of align: asset %q: %w", s.name, err)
+		o.late = append(o.late, a.decode(s.Rest, int32(i))...)
+		if err := s.Rest.Err(); err != nil {
+			return fmt.Errorf("state of align: asset %q: %w", s.Key, err)
 		}
-		a.changed = s.place != uint64(i) // then what is stored says another place
+		a.changed = s.Place != uint64(i) // then what is stored says another place
 		a.trim(o.trimmed, o.timing.reach())
 		o.next = min(o.next, a.next)
 		for k := range a.lanes {
@@ -108,8 +81,8 @@ func (o *Operator) Restore(r *state.Reader) error {
 	return nil
 }
 
-// restoreCommon takes what is of no one asset, wants it to fit, and returns the state of the asset without a name.
-func (o *Operator) restoreCommon(value []byte) (unnamed []byte, err error) {
+// restoreCommon takes what is of no one asset, and wants it to fit.
+func (o *Operator) restoreCommon(value []byte) error {
 	d := state.NewDecoder(value)
 	grid, gap, mean := d.Int(), d.Int(), d.Bool()
 	tags := make([]string, d.Len(1))
@@ -117,9 +90,8 @@ func (o *Operator) restoreCommon(value []byte) (unnamed []byte, err error) {
 		tags[i] = d.Text()
 	}
 	o.emitted, o.horizon, o.trimmed = d.Int(), d.Int(), d.Int()
-	unnamed = d.Raw()
 	if err := d.Err(); err != nil {
-		return nil, err
+		return err
 	}
 	var faults []error
 	differ := func(what string, want, got any) {
@@ -136,7 +108,7 @@ func (o *Operator) restoreCommon(value []byte) (unnamed []byte, err error) {
 	differ("value: mean", o.mean, mean)
 	differ("number of channels", len(want), len(tags))
 	differ("channels", strings.Join(want, ", "), strings.Join(tags, ", "))
-	return unnamed, errors.Join(faults...)
+	return errors.Join(faults...)
 }
 
 // encode writes an asset, the one at place in the order of first sight.

@@ -189,10 +189,9 @@ func TestRestoreOtherChannels(t *testing.T) {
 	var e state.Encoder
 	e.Uint(1)
 	e.Text("other")
-	e.Raw(nil)
 	w := state.NewWriter()
 	w.Version(stateVersion)
-	w.Put("", e.Bytes)
+	w.Common(e.Bytes)
 	const want = "state of detect: channels: want 3 (a, b, c), as configured, got 1 (other)"
 	if err := o.Restore(state.NewReader(w)); err == nil || err.Error() != want {
 		t.Errorf("want %q, got %v", want, err)

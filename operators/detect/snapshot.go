@@ -1,7 +1,6 @@
 package detect
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,98 +11,73 @@ import (
 // stateVersion numbers the format of the values that Snapshot writes.
 const stateVersion = 1
 
-// Snapshot writes where each asset stands, by asset, and under "" the channels, which causes name by number. An asset
-// without a name has its state inside that.
+// Snapshot writes where each asset stands, by asset, and once the channels, which causes name by number.
 func (o *Operator) Snapshot(w *state.Writer, full bool) error {
 	w.Version(stateVersion)
 	var e state.Encoder
-	var unnamed []byte
 	for i := range o.assets {
-		a, name := &o.assets[i], o.names.Text(int32(i))
-		if !a.changed && !full && name != "" {
+		a := &o.assets[i]
+		if !a.changed && !full {
 			continue
 		}
 		a.changed = false
 		e.Reset()
 		a.encode(&e, i)
-		if name == "" {
-			unnamed = slices.Clone(e.Bytes)
-			continue
-		}
-		w.Put(name, e.Bytes)
+		w.Put(o.names.Text(int32(i)), e.Bytes)
 	}
 	e.Reset()
 	e.Uint(uint64(len(o.layout.Channels)))
 	for _, channel := range o.layout.Channels {
 		e.Text(channel.Tag)
 	}
-	e.Raw(unnamed)
-	w.Put("", e.Bytes)
+	w.Common(e.Bytes)
 	return nil
 }
 
 // Restore takes what Snapshot wrote. Assets keep the order in which they were first seen.
 func (o *Operator) Restore(r *state.Reader) error {
-	if r.Len() == 0 {
+	if r.Version() == 0 {
 		return nil
 	}
 	if v := r.Version(); v != stateVersion {
 		return fmt.Errorf("state of detect: want version %d, got %d: it is of another release", stateVersion, v)
 	}
-	unnamed, err := o.restoreCommon(r.Get(""))
-	if err != nil {
+	if err := o.restoreCommon(r.Common()); err != nil {
 		return fmt.Errorf("state of detect: %w", err)
 	}
-	type stored struct {
-		name  string
-		place uint64 // in the order of first sight
-		rest  *state.Decoder
+	if r.Len() > o.config.MaxAssets {
+		return fmt.Errorf("state of detect: want at most %d assets (max_assets), got %d", o.config.MaxAssets, r.Len())
 	}
-	var list []stored
-	for name, value := range r.All() {
-		if name == "" {
-			if value = unnamed; len(value) == 0 {
-				continue
-			}
-		}
-		d := state.NewDecoder(value)
-		list = append(list, stored{name: name, place: d.Uint(), rest: d})
-	}
-	if len(list) > o.config.MaxAssets {
-		return fmt.Errorf("state of detect: want at most %d assets (max_assets), got %d", o.config.MaxAssets, len(list))
-	}
-	slices.SortStableFunc(list, func(a, b stored) int { return cmp.Compare(a.place, b.place) })
-	for i, s := range list {
-		o.names.ID([]byte(s.name))
-		o.assets = append(o.assets, asset{state: newStanding(), changed: s.place != uint64(i)})
-		o.assets[i].decode(s.rest, len(o.layout.Channels))
-		if err := s.rest.Err(); err != nil {
-			return fmt.Errorf("state of detect: asset %q: %w", s.name, err)
+	for i, s := range r.InOrder() {
+		o.names.ID([]byte(s.Key))
+		o.assets = append(o.assets, asset{state: newStanding(), changed: s.Place != uint64(i)})
+		o.assets[i].decode(s.Rest, len(o.layout.Channels))
+		if err := s.Rest.Err(); err != nil {
+			return fmt.Errorf("state of detect: asset %q: %w", s.Key, err)
 		}
 	}
 	return nil
 }
 
-// restoreCommon takes what is of no one asset, wants it to fit, and returns the state of the asset without a name.
-func (o *Operator) restoreCommon(value []byte) (unnamed []byte, err error) {
+// restoreCommon takes what is of no one asset, and wants it to fit.
+func (o *Operator) restoreCommon(value []byte) error {
 	d := state.NewDecoder(value)
 	got := make([]string, d.Len(1))
 	for i := range got {
 		got[i] = d.Text()
 	}
-	unnamed = d.Raw()
 	if err := d.Err(); err != nil {
-		return nil, err
+		return err
 	}
 	want := make([]string, len(o.layout.Channels))
 	for i, channel := range o.layout.Channels {
 		want[i] = channel.Tag
 	}
 	if !slices.Equal(want, got) {
-		return nil, fmt.Errorf("channels: want %d (%s), as configured, got %d (%s)", len(want), strings.Join(want, ", "), len(got),
+		return fmt.Errorf("channels: want %d (%s), as configured, got %d (%s)", len(want), strings.Join(want, ", "), len(got),
 			strings.Join(got, ", "))
 	}
-	return unnamed, nil
+	return nil
 }
 
 // encode writes an asset, the one at place in the order of first sight.

@@ -49,7 +49,7 @@ func FuzzRestore(f *testing.F) {
 		rec.Release()
 		out.Release()
 		r := state.NewReader(w)
-		commons[kind] = r.Get(commonKey)
+		commons[kind] = r.Common()
 		f.Add(uint8(i), r.Get("a"))
 	}
 	f.Fuzz(func(t *testing.T, i uint8, value []byte) {
@@ -58,7 +58,7 @@ func FuzzRestore(f *testing.F) {
 		defer o.Close()
 		w := state.NewWriter()
 		w.Version(stateVersion)
-		w.Put(commonKey, commons[kind])
+		w.Common(commons[kind])
 		w.Put("a", value)
 		if o.Restore(state.NewReader(w)) != nil {
 			return

@@ -53,7 +53,7 @@ func gridOf(kind string) time.Duration {
 	return time.Second
 }
 
-// Scenario: The contract's checks over three assets with gaps, disorder, late rows and rows that are replaced, for each
+// Scenario: The contract's checks over three assets, one without a name, with gaps, disorder, late rows and rows that are replaced, for each
 // kind, with and without a lateness. Guarantees: Cuts and restores change nothing, nothing lent is kept, nothing leaks,
 // errors come back, damage is refused.
 func TestContractOfKinds(t *testing.T) {
@@ -74,7 +74,7 @@ func TestContractOfKinds(t *testing.T) {
 						for part := range int64(8) {
 							text := "asset ts coverage revision v\n"
 							for range 12 {
-								text += fmt.Sprintf("%c %v 0.5 %d %d\n", 'a'+random.IntN(3), time.Duration(part*4+random.Int64N(9)-4)*grid,
+								text += fmt.Sprintf("%s %v 0.5 %d %d\n", []string{"a", "b", `""`}[random.IntN(3)], time.Duration(part*4+random.Int64N(9)-4)*grid,
 									random.IntN(2), random.IntN(9))
 							}
 							rec, err := pipelinetest.ReadTable(mem, schema, nil, text)

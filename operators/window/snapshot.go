@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 
 	"github.com/tailrace/tailrace/pipeline/state"
@@ -13,9 +12,6 @@ import (
 
 // stateVersion is the format of the state that Snapshot writes.
 const stateVersion = 1
-
-// commonKey holds what is not of one asset.
-const commonKey = ""
 
 // shapeOf writes down what windows and their state depend on.
 func shapeOf(c *Config, layout schemas.Layout) string {
@@ -42,7 +38,7 @@ func shapeOf(c *Config, layout schemas.Layout) string {
 	return b.String()
 }
 
-// Snapshot writes the state by asset, and under "" what all share.
+// Snapshot writes the state by asset, and what all share.
 func (o *Operator) Snapshot(w *state.Writer, full bool) error {
 	w.Version(stateVersion)
 	var e state.Encoder
@@ -51,7 +47,7 @@ func (o *Operator) Snapshot(w *state.Writer, full bool) error {
 	e.Int(o.settled)
 	e.Bool(o.lateness > 0)
 	e.Uint(uint64(len(o.assets)))
-	w.Put(commonKey, e.Bytes)
+	w.Common(e.Bytes)
 	if full {
 		for id := range o.assets {
 			o.save(w, &e, int32(id))
@@ -125,13 +121,13 @@ func encodeBounds(e *state.Encoder, b *bounds) {
 
 // Restore takes the state of windows of the same shape. The lateness may be another.
 func (o *Operator) Restore(r *state.Reader) error {
-	if r.Len() == 0 {
+	if r.Version() == 0 {
 		return nil
 	}
 	if r.Version() != stateVersion {
 		return fmt.Errorf("window: state: want version %d, got %d", stateVersion, r.Version())
 	}
-	d := state.NewDecoder(r.Get(commonKey))
+	d := state.NewDecoder(r.Common())
 	shape := d.Text()
 	o.watermark, o.settled = d.Int(), d.Int()
 	hadLateness, n := d.Bool(), d.Uint()
@@ -144,38 +140,23 @@ func (o *Operator) Restore(r *state.Reader) error {
 	if o.settled > o.watermark {
 		return fmt.Errorf("window: state: %w: want rows settled up to the watermark %d at most, got %d", state.ErrCorrupt, o.watermark, o.settled)
 	}
-	if n != uint64(r.Len()-1) {
-		return fmt.Errorf("window: state: %w: want %d assets, got %d", state.ErrCorrupt, n, r.Len()-1)
+	if n != uint64(r.Len()) {
+		return fmt.Errorf("window: state: %w: want %d assets, got %d", state.ErrCorrupt, n, r.Len())
 	}
-	type entry struct {
-		id   uint64
-		name string
-		asset
-	}
-	var entries []entry
-	for name, value := range r.All() {
-		if name == commonKey {
-			continue
+	for i, s := range r.InOrder() {
+		var a asset
+		a.decode(s.Rest, o.channels)
+		if err := s.Rest.Err(); err != nil {
+			return fmt.Errorf("window: state of asset %q: %w", s.Key, err)
 		}
-		d := state.NewDecoder(value)
-		e := entry{id: d.Uint(), name: name}
-		e.asset.decode(d, o.channels)
-		if err := d.Err(); err != nil {
-			return fmt.Errorf("window: state of asset %q: %w", name, err)
+		if err := o.sane(&a); err != nil {
+			return fmt.Errorf("window: state of asset %q: %w: %w", s.Key, state.ErrCorrupt, err)
 		}
-		if err := o.sane(&e.asset); err != nil {
-			return fmt.Errorf("window: state of asset %q: %w: %w", name, state.ErrCorrupt, err)
+		if s.Place != uint64(i) {
+			return fmt.Errorf("window: state of asset %q: %w: want the place %d, got %d", s.Key, state.ErrCorrupt, i, s.Place)
 		}
-		entries = append(entries, e)
-	}
-	slices.SortFunc(entries, func(a, b entry) int { return cmp.Compare(a.id, b.id) })
-	for i := range entries {
-		e := &entries[i]
-		if e.id != uint64(i) {
-			return fmt.Errorf("window: state of asset %q: %w: want the place %d, got %d", e.name, state.ErrCorrupt, i, e.id)
-		}
-		o.names.ID([]byte(e.name))
-		o.grow(e.asset)
+		o.names.ID([]byte(s.Key))
+		o.grow(a)
 		o.resume(int32(i), hadLateness)
 	}
 	if o.lateness == 0 {

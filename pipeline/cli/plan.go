@@ -83,12 +83,6 @@ const (
 	stateEmpty = "empty" // it keeps nothing
 )
 
-// The engine's own names in a blob: of its event-time clock, and what stands before the steps of the lane of history.
-const (
-	clockState   = "event-time"
-	historyState = "history/"
-)
-
 func (e *env) showPlan(ctx context.Context, path string, diff bool) error {
 	f, err := e.load(path)
 	if err != nil {
@@ -216,15 +210,15 @@ func fates(steps []pipeline.Step, stored []state.RestoredStep) []stepFate {
 	}
 	seen := map[string]bool{}
 	for _, s := range stored {
-		fate := stepFate{Name: s.Name, State: stateKept, Keys: s.State.Len(), Version: s.State.Version()}
+		fate := stepFate{Name: s.Name, State: stateKept, Keys: s.State.Len(), Bytes: len(s.State.Common()), Version: s.State.Version()}
 		for key, value := range s.State.All() {
 			fate.Bytes += len(key) + len(value)
 		}
-		name := strings.TrimPrefix(s.Name, historyState)
+		name := strings.TrimPrefix(s.Name, state.HistoryPrefix)
 		fingerprint, ok := known[name]
 		seen[s.Name] = true
 		switch {
-		case s.Name == clockState: // the engine's own
+		case s.Name == state.ClockStep: // the engine's own
 		case !ok:
 			fate.State = stateGone
 		case s.State.Version() == 0:

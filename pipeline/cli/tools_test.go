@@ -167,22 +167,22 @@ func TestFates(t *testing.T) {
 		return state.NewReader(w)
 	}
 	stored := []state.RestoredStep{
-		{Name: clockState, State: withKeys("d")},
+		{Name: state.ClockStep, State: withKeys("d")},
 		{Name: "align", Fingerprint: "a", State: withKeys("x", "yy")},
 		{Name: "smooth", Fingerprint: "b", State: withKeys("x")},
 		{Name: "score", Fingerprint: "c", State: state.NewReader(state.NewWriter())},
 		{Name: "detect", Fingerprint: "d", State: withKeys("x")},
-		{Name: historyState + "align", Fingerprint: "a", State: withKeys()},
+		{Name: state.HistoryPrefix + "align", Fingerprint: "a", State: withKeys()},
 	}
 	steps := []pipeline.Step{{Name: "align", Fingerprint: "a"}, {Name: "score", Fingerprint: "c2"}, {Name: "detect", Fingerprint: "d2"}, {Name: "more", Fingerprint: "e"}}
 	got := fates(steps, stored)
 	want := []stepFate{
-		{Name: clockState, State: stateKept, Keys: 1, Bytes: 6, Version: 1},
+		{Name: state.ClockStep, State: stateKept, Keys: 1, Bytes: 6, Version: 1},
 		{Name: "align", State: stateKept, Keys: 2, Bytes: 13, Version: 1},
 		{Name: "smooth", State: stateGone, Keys: 1, Bytes: 6, Version: 1},
 		{Name: "score", State: stateEmpty},
 		{Name: "detect", State: stateLost, Was: "d", Keys: 1, Bytes: 6, Version: 1},
-		{Name: historyState + "align", State: stateKept, Version: 1},
+		{Name: state.HistoryPrefix + "align", State: stateKept, Version: 1},
 		{Name: "more", State: stateNew},
 	}
 	if !slices.Equal(got, want) {

@@ -127,7 +127,7 @@ func TestRestoreErrors(t *testing.T) {
 	}{
 		"as it was":     {func(*state.Writer) {}, "", false},
 		"version":       {func(w *state.Writer) { w.Version(99) }, "want format version 1 of event time, got 99", false},
-		"no clock":      {func(w *state.Writer) { w.Delete("") }, `key ""`, true},
+		"no clock":      {func(w *state.Writer) { w.Common(nil) }, `clock and lanes`, true},
 		"short device":  {func(w *state.Writer) { w.Put("aa", []byte{2}) }, `key "aa"`, true},
 		"foreign key":   {func(w *state.Writer) { w.Put("zz", []byte{2}) }, `key "zz"`, true},
 		"foreign lane":  {func(w *state.Writer) { w.Put("d7a", []byte{2}) }, `key "d7a"`, true},

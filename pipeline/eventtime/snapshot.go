@@ -12,7 +12,7 @@ import (
 // version is the format of the values below.
 const version = 1
 
-// The keys of a snapshot: "" has the clock and the lanes, and the others begin with one of these and end with a name.
+// The keys of a snapshot begin with one of these and end with a name; the clock and the lanes are of no one key.
 // They are apart since a src and an asset may have the same name.
 const (
 	keySrc   = "s" // a device that a src names: its clock in both lanes, and what is found about it
@@ -34,7 +34,7 @@ func (c *Clock) Snapshot(w *state.Writer, full bool) error {
 		e.Bool(l.open)
 		e.Bool(l.gathers)
 	}
-	w.Put("", e.Bytes)
+	w.Common(e.Bytes)
 
 	if full {
 		c.touched = c.touched[:0]
@@ -130,7 +130,7 @@ func (c *Clock) Restore(r *state.Reader) error {
 	if v := r.Version(); v != version {
 		return fmt.Errorf("want format version %d of event time, got %d: it is of another release", version, v)
 	}
-	d := state.NewDecoder(r.Get(""))
+	d := state.NewDecoder(r.Common())
 	c.now, c.due = d.Int(), -farthest
 	for i := range c.lanes {
 		l := &c.lanes[i]
@@ -140,14 +140,17 @@ func (c *Clock) Restore(r *state.Reader) error {
 		l.gathered, l.open, l.gathers = int(d.Int()), d.Bool(), d.Bool()
 	}
 	if err := d.Err(); err != nil {
-		return fmt.Errorf("key %q: %w", "", err)
+		return fmt.Errorf("clock and lanes: %w", err)
 	}
 	if err := c.restoreTags(r); err != nil {
 		return err
 	}
 	for key, value := range r.All() {
-		if key == "" || strings.HasPrefix(key, keyTag) {
+		if strings.HasPrefix(key, keyTag) {
 			continue
+		}
+		if key == "" {
+			return fmt.Errorf("%w: want keys that say what they are of, got an empty one", state.ErrCorrupt)
 		}
 		if err := c.restoreKey(key[:1], key[1:], state.NewDecoder(value)); err != nil {
 			return fmt.Errorf("key %q: %w", key, err)

@@ -2,6 +2,7 @@ package pipelinetest
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -193,9 +194,15 @@ func (c OperatorCheck) damaged(t *testing.T) {
 		t.Fatalf("snapshot: %v", err)
 	}
 	all := state.NewReader(good)
+	// same leaves values as they are; nobody is the key of what is of no one key.
+	same := func(_ string, value []byte) []byte { return value }
+	const nobody = "\x00"
 	refused := func(what string, version uint32, spoil func(key string, value []byte) []byte) {
 		w := state.NewWriter()
 		w.Version(version)
+		if common := all.Common(); common != nil {
+			w.Common(spoil(nobody, common))
+		}
 		for key, value := range all.All() {
 			w.Put(key, spoil(key, value))
 		}
@@ -205,11 +212,16 @@ func (c OperatorCheck) damaged(t *testing.T) {
 			t.Errorf("%s: want an error, got none", what)
 		}
 	}
-	if all.Len() == 0 {
+	if all.Version() == 0 {
 		return
 	}
-	refused("a version of the future", all.Version()+1, func(_ string, value []byte) []byte { return value })
-	for spoiled, whole := range all.All() {
+	refused("a version of the future", all.Version()+1, same)
+	values := map[string][]byte{}
+	if common := all.Common(); len(common) > 0 {
+		values[nobody] = common
+	}
+	maps.Insert(values, all.All())
+	for spoiled, whole := range values {
 		for _, cut := range []int{0, len(whole) / 2, len(whole) - 1} {
 			refused("a value cut short", all.Version(), func(key string, value []byte) []byte {
 				if key == spoiled {

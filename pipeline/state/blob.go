@@ -64,6 +64,13 @@ type Edit struct {
 	Flags uint32
 }
 
+// The names of what a flow keeps beside its steps: its event-time clock, and what stands before the steps of the lane of
+// history.
+const (
+	ClockStep     = "event-time"
+	HistoryPrefix = "history/"
+)
+
 // Step is the snapshot of one step of the chain.
 type Step struct {
 	Name        string
@@ -154,6 +161,8 @@ func (p *Part) encode(e *Encoder) {
 		e.Text(s.Name)
 		e.Text(s.Fingerprint)
 		e.Uint(uint64(s.State.version))
+		e.Bool(s.State.common != nil)
+		e.Raw(s.State.common)
 		e.Uint(uint64(len(s.State.deletes)))
 		for _, key := range s.State.deletes {
 			e.Text(key)
@@ -232,11 +241,15 @@ func (p *Part) decode(d *Decoder) {
 		p.Counters[key] = d.Int()
 	}
 	p.Base = d.Text()
-	p.Steps = make([]Step, d.Len(5))
+	p.Steps = make([]Step, d.Len(7))
 	for i := range p.Steps {
 		s := &p.Steps[i]
 		s.Name, s.Fingerprint, s.State = d.Text(), d.Text(), NewWriter()
 		s.State.version = uint32(d.Uint())
+		if changed, common := d.Bool(), d.Raw(); changed {
+			s.State.common = common
+			s.State.bytes += len(common)
+		}
 		for range d.Len(1) {
 			s.State.deletes = append(s.State.deletes, d.Text())
 		}

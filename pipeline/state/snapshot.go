@@ -1,14 +1,16 @@
 package state
 
 import (
+	"cmp"
 	"iter"
 	"maps"
 	"slices"
 )
 
-// Writer takes the state of one operator, key by key. A key is an asset, or "" for what is not of any one asset.
+// Writer takes the state of one operator: what is of no one key, and a value for each key, which is an asset.
 type Writer struct {
 	version uint32
+	common  []byte // nil: as it was
 	puts    map[string][]byte
 	deletes []string
 	bytes   int
@@ -19,6 +21,12 @@ func NewWriter() *Writer { return &Writer{puts: map[string][]byte{}} }
 
 // Version says in which format the values are; the operator numbers its own, from 1. 0 is an operator without state.
 func (w *Writer) Version(v uint32) { w.version = v }
+
+// Common stores a copy of what is of no one key, in place of what was there.
+func (w *Writer) Common(value []byte) {
+	w.bytes += len(value)
+	w.common = append([]byte{}, value...)
+}
 
 // Put stores a copy of value under key, in place of what was there.
 func (w *Writer) Put(key string, value []byte) {
@@ -38,6 +46,7 @@ func (w *Writer) Bytes() int { return w.bytes }
 // Reader gives back what a Writer took, over as many snapshots as there were since a full one.
 type Reader struct {
 	version uint32
+	common  []byte
 	values  map[string][]byte
 }
 
@@ -57,6 +66,9 @@ func (r *Reader) apply(w *Writer) {
 		r.values = map[string][]byte{}
 	}
 	r.version = w.version
+	if w.common != nil {
+		r.common = w.common
+	}
 	for _, key := range w.deletes {
 		delete(r.values, key)
 	}
@@ -68,6 +80,9 @@ func (r *Reader) Version() uint32 { return r.version }
 
 // Len is the number of keys.
 func (r *Reader) Len() int { return len(r.values) }
+
+// Common is what is of no one key, nil if there is nothing.
+func (r *Reader) Common() []byte { return r.common }
 
 // Get returns a key's value, nil if there is none.
 func (r *Reader) Get(key string) []byte { return r.values[key] }
@@ -81,4 +96,23 @@ func (r *Reader) All() iter.Seq2[string, []byte] {
 			}
 		}
 	}
+}
+
+// Placed is a key whose value begins with its place, a Uint: operators number assets in the order of first sight, on which
+// the order of their output depends.
+type Placed struct {
+	Key   string
+	Place uint64
+	Rest  *Decoder // of what follows the place
+}
+
+// InOrder gives the keys by the places that their values begin with.
+func (r *Reader) InOrder() []Placed {
+	list := make([]Placed, 0, len(r.values))
+	for key, value := range r.All() {
+		d := NewDecoder(value)
+		list = append(list, Placed{Key: key, Place: d.Uint(), Rest: d})
+	}
+	slices.SortStableFunc(list, func(a, b Placed) int { return cmp.Compare(a.Place, b.Place) })
+	return list
 }
